@@ -24,7 +24,7 @@ from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.report import StepReport, Tally
 from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, composition, refuse_step
-from galore.trainer.optim.slot import FullSlot, Update
+from galore.trainer.optim.slot import FullSlot, Update, all_or_nothing
 from galore.trainer.optim.state import Stored
 from galore.trainer.optim.together import Together
 
@@ -169,8 +169,7 @@ class GaLoreAdamW(Stored):
             RuntimeError: with `update="immediate"`, what `max_norm` should clip is applied already.
             ValueError: `max_norm` is negative or nan.
         """
-        max_norm = self.max_grad_norm if max_norm is None else max_norm
-        max_norm = math.inf if max_norm is None else max_norm
+        max_norm = next(each for each in (max_norm, self.max_grad_norm, math.inf) if each is not None)
         if not max_norm >= 0:
             raise ValueError(f"max_norm={max_norm!r}: it has to be a number from 0, or None")
         if self.update == "immediate" and max_norm < math.inf:
@@ -299,7 +298,8 @@ class GaLoreAdamW(Stored):
         due = isinstance(slot, ProjectedSlot) and slot.due
         self._tally.refreshed += due
         self.before_write(slot.parameter)
-        slot.apply(update)
+        with all_or_nothing(slot.state):
+            slot.apply(update)
         if due:
             self._together.note_basis(slot)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from galore.trainer.optim import GaLoreAdamW, galore_groups
 
@@ -85,6 +86,60 @@ def test_the_state_of_another_optimizer_is_refused() -> None:
     adamw = torch.optim.AdamW(weights)
     with pytest.raises(ValueError, match="not of a GaLoreAdamW"):
         trained().load_state_dict(adamw.state_dict())
+
+
+class Fails(TorchFunctionMode):
+    """The n-th tensor that is made finds no memory."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.left = at
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= func in (torch.zeros, torch.full, torch.tensor)
+        if self.left == 0:
+            self.left = -1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"state_dtype": "8bit"},
+        {"inner": "adafactor"},
+        {"inner": "soap"},
+        {"inner": "normuon", "residual": "joint-4bit", "state_dtype": "4bit"},
+        {"inner": "muon", "residual": "sampled"},
+        {"residual": "alice", "proj_type": "random", "transport": "reset"},
+        {"weight_rounding": "compensated"},
+    ],
+    ids=str,
+)
+def test_a_first_step_that_finds_no_memory_leaves_a_state_that_is_whole(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("galore.trainer.optim.parts.storage.SMALLEST_QUANTIZED", 16)
+    failed, number = 0, 0
+    while failed == number:
+        number += 1
+        net = nn.Linear(12, 20, bias=False).bfloat16()
+        optimizer, again = (GaLoreAdamW(galore_groups(net, 4, targets=[""]), **options) for _ in range(2))
+        optimizer.attach()
+        x = torch.randn(6, 12).bfloat16()
+        net(x).square().sum().backward()
+        try:
+            with Fails(number):
+                optimizer.step()
+        except torch.OutOfMemoryError:
+            failed += 1
+        again.load_state_dict(optimizer.state_dict())
+        optimizer.zero_grad()
+        net(x).square().sum().backward()
+        optimizer.step()
+        assert all(torch.isfinite(tensor).all() for tensor in everything(optimizer).values())
+    assert failed > 2
 
 
 def test_a_state_from_before_the_first_step_is_taken() -> None:
