@@ -92,18 +92,20 @@ class Stored(Optimizer):
             for parameter, saved in read.items():
                 _check_state(self.slots[parameter], saved)
             check_saved(groups)
-            return {**given, "param_groups": groups}
+            # torch would cast a state of codes to the dtype of the weights, all of it at once
+            return {**given, "state": {}, "param_groups": groups}
 
         def put(_: Optimizer) -> None:
-            """First of the hooks after: the tensors as they were saved, which torch has cast."""
+            """First of the hooks after: the tensors as they were saved, one parameter after another."""
             # an option of the composition, or one that is younger than the state, stays as it is here
             for group, ours in zip(self.param_groups, here, strict=True):
                 own = {name for name in ours if name in (*COMPOSITION, "param_names") or name not in group}
                 group.update({name: ours[name] for name in own})
             for parameter, saved in read.items():
-                state = {name: _own(name, value, parameter) for name, value in saved.items()}
-                self.state[parameter] = state
-                self.slots[parameter].weight.state = state
+                state = dict[str, Tensor]()
+                # what was kept is free before the copies are made
+                self.state[parameter] = self.slots[parameter].weight.state = state
+                state.update((name, _own(name, value, parameter)) for name, value in saved.items())
             for group in self.param_groups:
                 for parameter in group["params"]:
                     self.slots[parameter].weight.group = group

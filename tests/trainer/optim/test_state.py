@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from galore.trainer.optim import GaLoreAdamW, galore_groups
 
@@ -86,6 +88,46 @@ def test_the_state_of_another_optimizer_is_refused() -> None:
     adamw = torch.optim.AdamW(weights)
     with pytest.raises(ValueError, match="not of a GaLoreAdamW"):
         trained().load_state_dict(adamw.state_dict())
+
+
+class Copied(TorchDispatchMode):
+    """Counts the bytes of all copies."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.nbytes += found.nbytes if func.overloadpacket.__name__ in ("_to_copy", "clone") else 0
+        return found
+
+
+@pytest.mark.parametrize("through", ["tensors", "state_dict"])
+def test_what_is_loaded_is_copied_once_and_in_its_own_dtype(through: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("galore.trainer.optim.parts.storage.SMALLEST_QUANTIZED", 16)
+    saved, optimizer = trained(state_dtype="8bit"), trained(state_dtype="8bit")
+    with Copied() as copied:
+        if through == "tensors":
+            optimizer.load_state_tensors(saved.state_tensors(), clock=2)
+        else:
+            optimizer.load_state_dict(saved.state_dict())
+    assert copied.nbytes == sum(tensor.nbytes for tensor in saved.state_tensors().values())
+    assert same(everything(optimizer), everything(saved))
+
+
+def test_what_is_kept_is_gone_before_what_is_loaded_is_copied() -> None:
+    saved, optimizer = trained(), trained()
+    held = [weakref.ref(slot.state["exp_avg"]) for slot in optimizer.slots.values()]
+    alive: list[int] = []
+
+    class Counts(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.overloadpacket.__name__ == "_to_copy":
+                alive.append(sum(each() is not None for each in held))
+            return func(*args, **(kwargs or {}))
+
+    with Counts():
+        optimizer.load_state_dict(saved.state_dict())
+    assert (alive[0], alive[-1]) == (1, 0)
 
 
 class Fails(TorchFunctionMode):
