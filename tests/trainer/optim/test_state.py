@@ -83,6 +83,21 @@ def test_the_state_of_other_settings_is_refused(other: dict[str, Any]) -> None:
         optimizer.load_state_dict(trained(**other).state_dict())
 
 
+@pytest.mark.parametrize("there", [0.0, 0.9])
+@pytest.mark.parametrize("here", [0.0, 0.9])
+@pytest.mark.parametrize("options", [{"inner": "adafactor"}, {"inner": "soap"}, {"residual": "alice"}], ids=str)
+def test_a_state_is_what_the_numbers_saved_with_it_ask_for(options: dict[str, Any], there: float, here: float) -> None:
+    saved, optimizer = (trained(betas=(beta, 0.99), **options) for beta in (there, here))
+    optimizer.load_state_dict(saved.state_dict())
+    assert same(everything(optimizer), everything(saved))
+    assert all(slot.group["betas"] == (there, 0.99) for slot in optimizer.slots.values())
+    damaged = copy.deepcopy(saved.state_dict())
+    del damaged["state"][0]["exp_avg_sq" if "exp_avg_sq" in damaged["state"][0] else "row"]
+    with pytest.raises(ValueError, match=r"0\.weight\.\w+ is missing"):
+        optimizer.load_state_dict(damaged)
+    assert all(slot.group in optimizer.param_groups for slot in optimizer.slots.values())
+
+
 def test_the_state_of_another_optimizer_is_refused() -> None:
     weights = [nn.Parameter(torch.ones(20, 12)), nn.Parameter(torch.ones(12, 20))]
     adamw = torch.optim.AdamW(weights)
