@@ -670,7 +670,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("dy.to(layer.dtype), layer.transposed)", "dy.to(layer.dtype))", "test_factors_are_oriented"),
         ("Factors.of(x.to(layer.dtype), dy.to(layer.dtype),", "Factors.of(x, dy,", "test_autocast_is_that"),
         ("layer.floating.to(dy.dtype)", "layer.floating", "test_autocast_is_that"),
-        ("_Int8Linear.apply(as_autocast(x),", "_Int8Linear.apply(x,", "test_autocast_is_asked"),
+        ("_Int8Linear.apply(as_autocast(input),", "_Int8Linear.apply(input,", "test_autocast_is_asked"),
         ("if name not in OF_RECEIVER}", "}", "test_a_copy_trains_nothing"),
         ("            vars(layer).pop(name, None)", "            pass", "test_a_copy_trains_nothing"),
         ("    refuse_left_behind(linear)", "    pass", "test_a_weight_that_others_have"),
