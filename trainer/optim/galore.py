@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from galore.kernels.host import host_of
 from galore.kernels.span import span
 from galore.kernels.storage.rounding import RoundingNoise
-from galore.trainer.optim.build_slots import build_slots, named_groups, refuse_alone
+from galore.trainer.optim.build_slots import build_slots, device_of, named_groups, refuse_alone
 from galore.trainer.optim.clipping import squared_norm, warn_of_clipping
 from galore.trainer.optim.keywords import taking
 from galore.trainer.optim.parts.hooks import after_gradient, shield, shielded
@@ -70,7 +70,7 @@ class GaLoreAdamW(Stored):
         self.update, self.seed, self.max_grad_norm = settings.update, settings.seed, settings.max_grad_norm
         self.stochastic = settings.weight_rounding == "stochastic"
         on_host = settings.gradient_sums == "host"
-        self.host = host_of(self.param_groups[0]["params"][0].device) if on_host else None  # where they wait
+        self.host = host_of(device_of(self.param_groups)) if on_host else None  # where they wait
         self.slots = build_slots(self.param_groups, self.state, settings, self.host)
         self._made = composition(self.param_groups)
         self._together = Together(self.ranks, self.slots)
