@@ -27,8 +27,9 @@ class GaLoreTrainerMixin:
 
         GaLoreTrainer(model, arguments, train_dataset=rows, galore={"rank": 128, "update_proj_gap": 200}).train()
 
-    Rates, weight decay and `max_grad_norm` are those of the TrainingArguments, whose `optim` goes unread. Checkpoints
-    are Trainer's own, and a run that goes on from one takes the steps it would have taken.
+    Rates, weight decay and `max_grad_norm` are those of the TrainingArguments where `galore` has none of its own;
+    `optim` of the arguments goes unread. Checkpoints are Trainer's own, and a run that goes on from one takes the steps
+    it would have taken.
     """
 
     args: Any
@@ -114,6 +115,7 @@ class GaLoreTrainerMixin:
             raise ValueError(TWO_PASS)
 
     def _clip(self, max_norm: float) -> float:
-        """The norm of all that is accumulated; `step()` scales it to `max_norm`."""
+        """The norm of all that is accumulated; `step()` scales it to `max_norm`, or to what `galore` says instead."""
         assert self.galore_optimizer is not None
-        return self.galore_optimizer.clip_grad_norm_(max_norm if math.isfinite(max_norm) else None)
+        limit = self.galore.get("max_grad_norm", max_norm)
+        return self.galore_optimizer.clip_grad_norm_(math.inf if limit is None else limit)

@@ -262,6 +262,16 @@ def processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         dist.destroy_process_group()
 
 
+@says("a model on several devices")
+def devices() -> None:
+    net = network()
+    net[2].to("meta")
+    with pytest.raises(ValueError, match=r"0\.weight on cpu, 2\.weight on meta"):
+        galore(net)
+    net[2].requires_grad_(False)
+    assert galore(net, ("0",)).attached
+
+
 @says("learning rate schedules")
 def schedules() -> None:
     net = network()

@@ -58,8 +58,8 @@ def build_slots(
     """One slot per parameter of the (torch) param `groups`, in order; sums of whole gradients wait on the `host`.
 
     Raises:
-        ValueError: a setting cannot be meant, a projected parameter is no matrix, a parameter is not contiguous, or two
-            have one name.
+        ValueError: a setting cannot be meant, a projected parameter is no matrix, a parameter is not contiguous, two
+            have one name, or they lie on several devices.
     """
     members = [
         (name, p, group, own)
@@ -73,6 +73,7 @@ def build_slots(
             f"two parameters are named {twice!r}, and a saved state would keep one of them: give (name, parameter) pairs with "
             "names of their own"
         )
+    device_of(groups)
     projected = [group for _, _, group, _ in members if group["rank"] is not None]
     turns = iter(schedules([group["update_proj_gap"] for group in projected], settings.stagger))
     slots: dict[nn.Parameter, FullSlot] = {}
@@ -86,6 +87,26 @@ def build_slots(
             else _projected(weight, inner, own, next(turns), host)
         )
     return slots
+
+
+def device_of(groups: Iterable[Mapping[str, Any]]) -> torch.device:
+    """Where the parameters that are trained lie, codes in int8 among them; the first of all where none is.
+
+    Raises:
+        ValueError: they lie on several devices; names one on each.
+    """
+    members = [pair for group in groups for pair in zip(group["param_names"], group["params"], strict=True)]
+    trained = [pair for pair in members if pair[1].requires_grad or pair[1].dtype == torch.int8] or members[:1]
+    first = dict[torch.device, str]()
+    for name, parameter in trained:
+        first.setdefault(parameter.device, name)
+    if len(first) > 1:
+        where = ", ".join(f"{name} on {device}" for device, name in first.items())
+        raise ValueError(
+            f"parameters lie on {len(first)} devices ({where}), and a GaLoreAdamW trains those of one: load the model onto "
+            'one device (no device_map="auto"), or freeze what lies on the others'
+        )
+    return next(iter(first), torch.device("cpu"))
 
 
 def _whole_sum(parameter: Tensor, own: OptimizerSettings, host: Host | None) -> GradientSum:

@@ -18,11 +18,12 @@ CLIPPERS = ("clip_grad_norm_", "clip_grad_value_")
 def squared_norm(slots: Sequence[FullSlot]) -> Tensor:
     """‖what all of the slots apply‖² as a float64 scalar.
 
-    In a few launches for all of them, unless some `applied` is None. Every norm is fp32, their squares are float64.
+    In a few launches for all of them, unless some `applied` is None or float64. Norms are fp32, and float64 of such
+    sums; their squares are float64.
     """
     applied = [slot.applied for slot in slots]
     here = [each for found in applied if found is not None for each in found]
-    if None in applied:
+    if None in applied or any(each.dtype == torch.float64 for each in here):
         squares = torch.stack([slot.squared_norm() for slot in slots])
     elif here:
         squares = torch.stack(torch._foreach_norm(here, dtype=torch.float32)).double().square()

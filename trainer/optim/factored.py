@@ -107,10 +107,11 @@ USED_TWICE = (
 )
 
 
-def _by_products(module: nn.Linear, x: Tensor) -> Tensor:
+# forwards name their argument as nn.Linear does, for those who call layer(input=x)
+def _by_products(module: nn.Linear, input: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
-        return nn.functional.linear(x, module.weight, module.bias)
-    return product_linear(x, module.weight, module.bias, vars(module)[PRODUCTS])
+        return nn.functional.linear(input, module.weight, module.bias)
+    return product_linear(input, module.weight, module.bias, vars(module)[PRODUCTS])
 
 
 def _takes_hooks(module: nn.Linear) -> bool:
@@ -143,11 +144,11 @@ def has_bias(module: nn.Linear) -> bool:
     return getattr(module, "bias", None) is not None
 
 
-def _forward(module: nn.Linear, taker: Taker, by: Factored, x: Tensor) -> Tensor:
+def _forward(module: nn.Linear, taker: Taker, by: Factored, input: Tensor) -> Tensor:
     held, weight = vars(module), module.weight
-    if _gives_factors(weight, taker, rows_of(x)):
-        return factored_linear(x, weight, by._replace(products=held[PRODUCTS]) if PRODUCTS in held else by)
-    return _by_products(module, x) if PRODUCTS in held else nn.functional.linear(x, weight)
+    if _gives_factors(weight, taker, rows_of(input)):
+        return factored_linear(input, weight, by._replace(products=held[PRODUCTS]) if PRODUCTS in held else by)
+    return _by_products(module, input) if PRODUCTS in held else nn.functional.linear(input, weight)
 
 
 def _gives_factors(weight: Tensor, taker: Taker, rows: int) -> bool:

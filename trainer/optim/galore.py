@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from galore.kernels.host import host_of
 from galore.kernels.span import span
 from galore.kernels.storage.rounding import RoundingNoise
-from galore.trainer.optim.build_slots import build_slots, named_groups, refuse_alone
+from galore.trainer.optim.build_slots import build_slots, device_of, named_groups, refuse_alone
 from galore.trainer.optim.clipping import squared_norm, warn_of_clipping
 from galore.trainer.optim.keywords import taking
 from galore.trainer.optim.parts.hooks import after_gradient, shield, shielded
@@ -24,7 +24,7 @@ from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.report import StepReport, Tally
 from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, composition, refuse_step
-from galore.trainer.optim.slot import FullSlot, Update
+from galore.trainer.optim.slot import FullSlot, Update, all_or_nothing
 from galore.trainer.optim.state import Stored
 from galore.trainer.optim.together import Together
 
@@ -70,7 +70,7 @@ class GaLoreAdamW(Stored):
         self.update, self.seed, self.max_grad_norm = settings.update, settings.seed, settings.max_grad_norm
         self.stochastic = settings.weight_rounding == "stochastic"
         on_host = settings.gradient_sums == "host"
-        self.host = host_of(self.param_groups[0]["params"][0].device) if on_host else None  # where they wait
+        self.host = host_of(device_of(self.param_groups)) if on_host else None  # where they wait
         self.slots = build_slots(self.param_groups, self.state, settings, self.host)
         self._made = composition(self.param_groups)
         self._together = Together(self.ranks, self.slots)
@@ -162,15 +162,17 @@ class GaLoreAdamW(Stored):
     def clip_grad_norm_(self, max_norm: float | None) -> float:
         """Global norm of all accumulated gradients as they will be applied; `step()` scales them to `max_norm`.
 
+        None is the optimizer's own `max_grad_norm`, where it has one; `math.inf` clips nothing.
         Returns the norm before clipping; nan or inf when any gradient is not finite.
 
         Raises:
             RuntimeError: with `update="immediate"`, what `max_norm` should clip is applied already.
             ValueError: `max_norm` is negative or nan.
         """
-        if max_norm is not None and not max_norm >= 0:
+        max_norm = next(each for each in (max_norm, self.max_grad_norm, math.inf) if each is not None)
+        if not max_norm >= 0:
             raise ValueError(f"max_norm={max_norm!r}: it has to be a number from 0, or None")
-        if self.update == "immediate" and max_norm is not None:
+        if self.update == "immediate" and max_norm < math.inf:
             raise RuntimeError("update='immediate' has applied the gradients in the backward: nothing is left to clip")
         self._absorb_grads()
         if self._norm is None:
@@ -185,7 +187,7 @@ class GaLoreAdamW(Stored):
             self._norm = self._together.total(float(squared_norm(active))) ** 0.5
         norm = self._norm
         self._together.require_equal(norm)
-        self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if max_norm is not None and norm > 0 else 1.0
+        self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if norm > 0 else 1.0
         return norm
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -208,7 +210,7 @@ class GaLoreAdamW(Stored):
 
     @shielded
     def _step(self) -> None:
-        norm = self.clip_grad_norm_(self.max_grad_norm) if self._norm is None else self._norm
+        norm = self.clip_grad_norm_(None) if self._norm is None else self._norm
         if math.isfinite(norm):
             update = Update(self._grad_scale, self._step_noise())
             for slot in self._active():
@@ -296,7 +298,8 @@ class GaLoreAdamW(Stored):
         due = isinstance(slot, ProjectedSlot) and slot.due
         self._tally.refreshed += due
         self.before_write(slot.parameter)
-        slot.apply(update)
+        with all_or_nothing(slot.state):
+            slot.apply(update)
         if due:
             self._together.note_basis(slot)
 

@@ -37,13 +37,13 @@ class Int8Linear(nn.Linear):
         """s q (m, n) in `dtype`, made anew."""
         return dequantize(self.weight, self.weight_scale, self.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:  # (…, n) → (…, m)
+    def forward(self, input: Tensor) -> Tensor:  # (…, n) → (…, m)
         if self.receive is None or not torch.is_grad_enabled():
-            return nn.functional.linear(x, self.floating, self.bias)
+            return nn.functional.linear(input, self.floating, self.bias)
         # so that there is a backward if x needs none
-        handle = torch.empty(0, dtype=torch.float32, device=x.device, requires_grad=True)
+        handle = torch.empty(0, dtype=torch.float32, device=input.device, requires_grad=True)
         bias = None if self.bias is None else as_autocast(self.bias)
-        y: Tensor = _Int8Linear.apply(as_autocast(x), handle, bias, self)  # type: ignore[no-untyped-call]
+        y: Tensor = _Int8Linear.apply(as_autocast(input), handle, bias, self)  # type: ignore[no-untyped-call]
         return y
 
     def __getstate__(self) -> dict[str, Any]:

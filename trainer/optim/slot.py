@@ -7,6 +7,7 @@ untouched.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,18 @@ class Update:
 
     grad_scale: float
     noise: RoundingNoise | None
+
+
+@contextmanager
+def all_or_nothing(state: dict[str, Tensor]) -> Iterator[None]:
+    """A context in which a `state` is begun: it stays empty where that fails, as for want of memory."""
+    fresh = not state
+    try:
+        yield
+    except BaseException:
+        if fresh:
+            state.clear()
+        raise
 
 
 class FullSlot:

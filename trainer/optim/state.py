@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from galore.trainer.optim.parts.storage import row_major
-from galore.trainer.optim.settings import COMPOSITION, check_saved
+from galore.trainer.optim.settings import COMPOSITION, NUMBERS, check_saved
 from galore.trainer.optim.slot import ON_HOST, FullSlot
 
 NUMBERED = re.compile(r"parameter\d+")  # what `named_groups` calls those without a name
@@ -89,21 +90,24 @@ class Stored(Optimizer):
             parameters = [p for group in here for p in group["params"]]
             # torch refuses another number of them
             read.update((p, given["state"].get(index, {})) for index, p in zip(ids, parameters, strict=False))
-            for parameter, saved in read.items():
-                _check_state(self.slots[parameter], saved)
             check_saved(groups)
-            return {**given, "param_groups": groups}
+            numbers = {p: _numbers(group) for group, ours in zip(groups, here, strict=False) for p in ours["params"]}
+            for parameter, saved in read.items():
+                _check_state(self.slots[parameter], saved, numbers.get(parameter, {}))
+            # torch would cast a state of codes to the dtype of the weights, all of it at once
+            return {**given, "state": {}, "param_groups": groups}
 
         def put(_: Optimizer) -> None:
-            """First of the hooks after: the tensors as they were saved, which torch has cast."""
+            """First of the hooks after: the tensors as they were saved, one parameter after another."""
             # an option of the composition, or one that is younger than the state, stays as it is here
             for group, ours in zip(self.param_groups, here, strict=True):
                 own = {name for name in ours if name in (*COMPOSITION, "param_names") or name not in group}
                 group.update({name: ours[name] for name in own})
             for parameter, saved in read.items():
-                state = {name: _own(name, value, parameter) for name, value in saved.items()}
-                self.state[parameter] = state
-                self.slots[parameter].weight.state = state
+                state = dict[str, Tensor]()
+                # what was kept is free before the copies are made
+                self.state[parameter] = self.slots[parameter].weight.state = state
+                state.update((name, _own(name, value, parameter)) for name, value in saved.items())
             for group in self.param_groups:
                 for parameter in group["params"]:
                     self.slots[parameter].weight.group = group
@@ -136,9 +140,17 @@ def _own(name: str, saved: Tensor, parameter: nn.Parameter) -> Tensor:
     return row_major(saved.detach().to("cpu" if name in ON_HOST else parameter.device, copy=True))
 
 
-def _check_state(slot: FullSlot, saved: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless `saved` is what the slot keeps, or nothing, as before the first gradient."""
-    wanted = slot.planned_state() if saved else {}
+def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What a saved group brings."""
+    return {name: group[name] for name in NUMBERS if name in group}
+
+
+def _check_state(
+    slot: FullSlot, saved: Mapping[str, Tensor], numbers: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Raise ValueError unless `saved` is what the slot keeps under the `numbers` that come with it, or nothing, as
+    before the first gradient."""
+    wanted = _planned(slot, numbers) if saved else {}
     for name in sorted(wanted.keys() | saved.keys() - {"refresh"}):
         if name not in saved:
             raise ValueError(f"{slot.name}.{name} is missing among the saved tensors")
@@ -148,6 +160,16 @@ def _check_state(slot: FullSlot, saved: Mapping[str, Tensor]) -> None:
         if here.shape != there.shape or here.dtype != there.dtype:
             described = [f"{x.dtype} {tuple(x.shape)}" for x in (there, here)]
             raise ValueError(f"{slot.name}.{name}: {described[0]} saved, {described[1]} here")
+
+
+def _planned(slot: FullSlot, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state of a slot whose group had other `numbers`, on `meta`."""
+    group = slot.weight.group
+    slot.weight.group = {**group, **numbers}
+    try:
+        return slot.planned_state()
+    finally:
+        slot.weight.group = group
 
 
 def in_order(saved: list[dict[str, Any]], here: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -100,6 +100,16 @@ def test_it_takes_the_steps_of_an_own_loop_and_logs_its_norms(limit: float) -> N
     assert norms(trainer) == pytest.approx(told, rel=1e-5)
 
 
+@pytest.mark.parametrize("arguments", [0.5, 0.0])
+@pytest.mark.parametrize("own", [0.25, None])
+def test_a_limit_of_its_own_goes_before_that_of_the_arguments(own: float | None, arguments: float) -> None:
+    model, told = own_loop(own)
+    trainer = trained(galore={**GALORE, "max_grad_norm": own}, max_grad_norm=arguments)
+    assert min(told) > 0.5
+    torch.testing.assert_close(weights(trainer.model), weights(model), rtol=1e-5, atol=1e-7)
+    assert norms(trainer) == pytest.approx(told, rel=1e-5)
+
+
 def test_clipping_acts() -> None:
     assert not torch.equal(weights(trained().model), weights(trained(max_grad_norm=0).model))
 

@@ -86,6 +86,19 @@ def test_two_parameters_of_one_name_are_refused() -> None:
         GaLoreAdamW([("parameter1", parameter(2)), parameter(3)])
 
 
+@pytest.mark.parametrize("options", [{}, {"gradient_sums": "host"}, {"update": "immediate"}])
+def test_weights_on_several_devices_are_refused_and_frozen_ones_are_not(options: dict[str, Any]) -> None:
+    here, there = parameter(4, 6), nn.Parameter(torch.ones(4, 6, device="meta"))
+    groups = [{"params": [("a", here), ("b", there)]}, {"params": [("c", parameter(3))]}]
+    with pytest.raises(ValueError, match=r"on 2 devices \(a on cpu, b on meta\), .* load the model onto one device"):
+        GaLoreAdamW(groups, **options)
+    there.requires_grad_(False)
+    assert len(GaLoreAdamW(groups, **options).slots) == 3
+    first_of_all = GaLoreAdamW([("b", there), ("a", here)], gradient_sums="host")
+    assert first_of_all.host is not None
+    assert first_of_all.host.device == here.device
+
+
 @pytest.mark.parametrize("inner", ["adamw", "adafactor"])
 def test_a_parameter_without_a_number_in_it_is_trained_like_any_other(inner: Any) -> None:
     weights = [parameter(0), parameter(0, 3), parameter(3, 0), parameter(2, 3)]

@@ -160,6 +160,25 @@ def test_a_weight_that_is_frozen_later_stays_and_goes_on_when_it_is_not():
     assert moves == [True, False, True]
 
 
+@pytest.mark.parametrize("factors", [False, True])
+@pytest.mark.parametrize("by_products", [False, True])
+def test_the_input_may_be_given_by_its_name(by_products, factors):
+    net = network()
+    if by_products:
+        multiply_by(net[2], PLAIN)
+    optimizer = GaLoreAdamW(galore_groups(net, 4, targets=["0", "2", "4"]))
+    if factors:
+        project_in_backward(net, optimizer)
+    x = torch.randn(16, 40)
+    for _ in range(2):  # the first step has the whole gradient, the second one factors
+        y = net[2](input=x)
+        assert torch.equal(y, nn.functional.linear(x, net[2].weight))
+        y.square().sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert torch.equal(net[2](input=x), net[2](x))
+
+
 @pytest.mark.parametrize("by_products", [False, True])
 def test_a_copy_is_the_model_before(by_products):
     net = network()

@@ -276,6 +276,7 @@ def test_immediate_reports_the_norm_of_what_it_applied():
     assert immediate.report.grad_norm > 0.1
     assert (immediate.report.refreshed, immediate.report.skipped) == (3, False)
     backward(net, x, y)
+    assert immediate.clip_grad_norm_(math.inf) > 0.1
     with pytest.raises(RuntimeError, match="nothing is left to clip"):
         immediate.clip_grad_norm_(1.0)
 

@@ -499,6 +499,15 @@ def test_without_a_receiver_a_layer_is_frozen_until_it_is_handed_over_again() ->
     assert moved == [True, False, True]
 
 
+def test_the_input_may_be_given_by_its_name() -> None:
+    _, ours, received = layer_with_factors((24, 40), torch.float32)
+    x = torch.randn(3, 40)
+    y = ours(input=x)
+    assert torch.equal(y, ours(x))
+    y.sum().backward()
+    assert len(received) == 1
+
+
 @pytest.mark.parametrize("leading", [(), (0,), (2, 3)])
 def test_inputs_of_any_number_of_dimensions(leading: tuple[int, ...]) -> None:
     theirs, ours, received = layer_with_factors((24, 40), torch.float32)

@@ -130,6 +130,23 @@ def test_several_processes_are_refused_at_the_start_and_at_a_step(monkeypatch: p
     assert not torch.equal(weights(net), before)
 
 
+@pytest.mark.parametrize(
+    ("own", "asked", "limit"),
+    [(0.01, None, 0.01), (0.01, math.inf, None), (0.01, 0.1, 0.1), (None, None, None), (None, 0.1, 0.1)],
+)
+def test_a_call_that_sets_no_limit_leaves_the_own_one(
+    own: float | None, asked: float | None, limit: float | None
+) -> None:
+    net = network()
+    optimizer = galore(net, max_grad_norm=own)
+    backward(net)
+    norm = optimizer.clip_grad_norm_(asked)
+    optimizer.step()
+    assert optimizer.report is not None
+    assert norm > 0.1
+    assert optimizer.report.grad_norm * optimizer.report.grad_scale == pytest.approx(limit or norm)
+
+
 def test_max_grad_norm_clips_as_the_call_before_the_step_does() -> None:
     one, two, free = network(), network(), network()
     by_option, by_call, never = galore(one, max_grad_norm=0.01), galore(two), galore(free)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from galore.trainer.optim import GaLoreAdamW, galore_groups
 
@@ -80,11 +83,120 @@ def test_the_state_of_other_settings_is_refused(other: dict[str, Any]) -> None:
         optimizer.load_state_dict(trained(**other).state_dict())
 
 
+@pytest.mark.parametrize("there", [0.0, 0.9])
+@pytest.mark.parametrize("here", [0.0, 0.9])
+@pytest.mark.parametrize("options", [{"inner": "adafactor"}, {"inner": "soap"}, {"residual": "alice"}], ids=str)
+def test_a_state_is_what_the_numbers_saved_with_it_ask_for(options: dict[str, Any], there: float, here: float) -> None:
+    saved, optimizer = (trained(betas=(beta, 0.99), **options) for beta in (there, here))
+    optimizer.load_state_dict(saved.state_dict())
+    assert same(everything(optimizer), everything(saved))
+    assert all(slot.group["betas"] == (there, 0.99) for slot in optimizer.slots.values())
+    damaged = copy.deepcopy(saved.state_dict())
+    del damaged["state"][0]["exp_avg_sq" if "exp_avg_sq" in damaged["state"][0] else "row"]
+    with pytest.raises(ValueError, match=r"0\.weight\.\w+ is missing"):
+        optimizer.load_state_dict(damaged)
+    assert all(slot.group in optimizer.param_groups for slot in optimizer.slots.values())
+
+
 def test_the_state_of_another_optimizer_is_refused() -> None:
     weights = [nn.Parameter(torch.ones(20, 12)), nn.Parameter(torch.ones(12, 20))]
     adamw = torch.optim.AdamW(weights)
     with pytest.raises(ValueError, match="not of a GaLoreAdamW"):
         trained().load_state_dict(adamw.state_dict())
+
+
+class Copied(TorchDispatchMode):
+    """Counts the bytes of all copies."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.nbytes += found.nbytes if func.overloadpacket.__name__ in ("_to_copy", "clone") else 0
+        return found
+
+
+@pytest.mark.parametrize("through", ["tensors", "state_dict"])
+def test_what_is_loaded_is_copied_once_and_in_its_own_dtype(through: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("galore.trainer.optim.parts.storage.SMALLEST_QUANTIZED", 16)
+    saved, optimizer = trained(state_dtype="8bit"), trained(state_dtype="8bit")
+    with Copied() as copied:
+        if through == "tensors":
+            optimizer.load_state_tensors(saved.state_tensors(), clock=2)
+        else:
+            optimizer.load_state_dict(saved.state_dict())
+    assert copied.nbytes == sum(tensor.nbytes for tensor in saved.state_tensors().values())
+    assert same(everything(optimizer), everything(saved))
+
+
+def test_what_is_kept_is_gone_before_what_is_loaded_is_copied() -> None:
+    saved, optimizer = trained(), trained()
+    held = [weakref.ref(slot.state["exp_avg"]) for slot in optimizer.slots.values()]
+    alive: list[int] = []
+
+    class Counts(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.overloadpacket.__name__ == "_to_copy":
+                alive.append(sum(each() is not None for each in held))
+            return func(*args, **(kwargs or {}))
+
+    with Counts():
+        optimizer.load_state_dict(saved.state_dict())
+    assert (alive[0], alive[-1]) == (1, 0)
+
+
+class Fails(TorchFunctionMode):
+    """The n-th tensor that is made finds no memory."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.left = at
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= func in (torch.zeros, torch.full, torch.tensor)
+        if self.left == 0:
+            self.left = -1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"state_dtype": "8bit"},
+        {"inner": "adafactor"},
+        {"inner": "soap"},
+        {"inner": "normuon", "residual": "joint-4bit", "state_dtype": "4bit"},
+        {"inner": "muon", "residual": "sampled"},
+        {"residual": "alice", "proj_type": "random", "transport": "reset"},
+        {"weight_rounding": "compensated"},
+    ],
+    ids=str,
+)
+def test_a_first_step_that_finds_no_memory_leaves_a_state_that_is_whole(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("galore.trainer.optim.parts.storage.SMALLEST_QUANTIZED", 16)
+    failed, number = 0, 0
+    while failed == number:
+        number += 1
+        net = nn.Linear(12, 20, bias=False).bfloat16()
+        optimizer, again = (GaLoreAdamW(galore_groups(net, 4, targets=[""]), **options) for _ in range(2))
+        optimizer.attach()
+        x = torch.randn(6, 12).bfloat16()
+        net(x).square().sum().backward()
+        try:
+            with Fails(number):
+                optimizer.step()
+        except torch.OutOfMemoryError:
+            failed += 1
+        again.load_state_dict(optimizer.state_dict())
+        optimizer.zero_grad()
+        net(x).square().sum().backward()
+        optimizer.step()
+        assert all(torch.isfinite(tensor).all() for tensor in everything(optimizer).values())
+    assert failed > 2
 
 
 def test_a_state_from_before_the_first_step_is_taken() -> None:

@@ -28,8 +28,8 @@ class Product(nn.Module):
         self.factor_b = _linear(b, linear.bias)
         self.train(linear.training)
 
-    def forward(self, x: Tensor) -> Tensor:  # (…, n) → (…, m)
-        y: Tensor = self.factor_b(self.factor_a(x))
+    def forward(self, input: Tensor) -> Tensor:  # (…, n) → (…, m)
+        y: Tensor = self.factor_b(self.factor_a(input))
         return y
 
     @torch.no_grad()

@@ -76,13 +76,11 @@ class Inner:
         return planned | self._new(shape, torch.device("meta"))
 
     def begin(self, shape: torch.Size, device: torch.device) -> None:
-        """Count a step, and make the state at the first."""
-        state, fresh = self.weight.state, not self.started
-        if fresh:
-            state["step"] = torch.zeros((), dtype=torch.int64, device="cpu")
+        """Count a step, and make the state at the first: all of it, or nothing where memory runs out."""
+        state = self.weight.state
+        if not self.started:
+            state.update({"step": torch.zeros((), dtype=torch.int64, device="cpu")} | self._new(shape, device))
         state["step"] += 1
-        if fresh:
-            state.update(self._new(shape, device))
 
     def _new(self, shape: torch.Size, device: torch.device) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -185,10 +183,10 @@ class AdafactorInner(MatrixInner):
 
     def begin(self, shape: torch.Size, device: torch.device) -> None:
         """Count a step; the first moment comes and goes with β₁, which a schedule may change."""
-        super().begin(shape, device)
         state, kept = self.weight.state, "exp_avg" in self.shapes(shape)
-        if kept and "exp_avg" not in state:
+        if kept and self.started and "exp_avg" not in state:
             state.update({name: each for name, each in self._new(shape, device).items() if name not in state})
+        super().begin(shape, device)
         for name in () if kept else ("exp_avg", "exp_avg_absmax"):
             state.pop(name, None)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from galore.kernels.linear import Factors, Pieces
 from galore.trainer.optim.parts.hostsum import NewSum
 from galore.trainer.optim.parts.shards import Spread
-from galore.trainer.optim.parts.storage import GradientSum, Projector
+from galore.trainer.optim.parts.storage import GradientSum, Projector, squared_norm
 from galore.trainer.optim.parts.subspace.base import Subspace
 from galore.trainer.optim.parts.weight import as_matrix
 from galore.trainer.optim.ranks import Part, Ranks
@@ -197,8 +197,7 @@ class Refresh:
             return self.sum.squared_norm()
         held = self.sum.value
         assert held is not None, "nothing was accumulated"
-        norms = [torch.linalg.vector_norm(each, dtype=torch.float32) for each in self.sampled.beside(held)]
-        return torch.stack(norms).double().square().sum()
+        return torch.stack([squared_norm(each) for each in self.sampled.beside(held)]).sum()
 
     @property
     def _device(self) -> torch.device:

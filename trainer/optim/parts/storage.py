@@ -133,6 +133,12 @@ def decode(projector: Projector, shape: tuple[int, int], dtype: torch.dtype) -> 
     return projector[CODES].to(dtype)
 
 
+def squared_norm(value: Tensor) -> Tensor:
+    """‖value‖² as a float64 scalar; the norm is fp32, and float64 of such a value."""
+    norm: Tensor = torch.linalg.vector_norm(value, dtype=torch.promote_types(value.dtype, torch.float32))
+    return norm.double().square()
+
+
 class GradientSum:
     """Σ over micro-batches in `dtype`. A first term of fewer bits stays as it comes, until a second one is added."""
 
@@ -168,5 +174,4 @@ class GradientSum:
         """‖sum‖² as a float64 scalar."""
         value = self.value
         assert value is not None, "nothing was accumulated"
-        norm: Tensor = torch.linalg.vector_norm(value, dtype=torch.float32)
-        return norm.double().square()
+        return squared_norm(value)

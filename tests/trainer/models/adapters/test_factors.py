@@ -81,6 +81,7 @@ def test_a_bias_stays(build: Build) -> None:
     x = torch.randn(3, 6)
     expected = x @ (product.factor_b.weight @ product.factor_a.weight).mT + linear.bias
     torch.testing.assert_close(product(x), expected)
+    assert torch.equal(product(input=x), product(x))
     torch.testing.assert_close(product.multiplied()(x), expected)
 
 
