@@ -124,11 +124,11 @@ class LabelledBatch:
         return LabelledBatch(self.examples, self.numbers[start:stop], self.labels[start:stop])
 
     def longest_first(self) -> LabelledBatch:
-        """These as they come: examples are short, and dropout is drawn by their order."""
+        """The rows as they come: examples are short, and dropout is drawn by their order."""
         return self
 
     def fitted(self) -> LabelledBatch:
-        """These: they are padded to the longest of them as they are fed."""
+        """The rows themselves: they are padded to the longest of them as they are fed."""
         return self
 
     def inputs(self, model: nn.Module) -> dict[str, Tensor]:

@@ -16,4 +16,5 @@ def fed(labels: Ids) -> Ids:
     targets = labels != IGNORED
     behind = np.argmax(targets[:, ::-1], axis=1)  # columns behind the last target; 0 where there is none
     last = np.where(targets.any(axis=1), columns - behind, 1)
-    return np.minimum(columns, -(-last // MULTIPLE) * MULTIPLE)
+    lengths: Ids = np.minimum(columns, -(-last // MULTIPLE) * MULTIPLE)
+    return lengths
