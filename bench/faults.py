@@ -171,7 +171,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "kernels/rules/scaled.py": ("tests/kernels/rules/test_scaled.py", [
         ("ITERATIONS = 5", "ITERATIONS = 1", "test_racs_equals"),
         ("whole = 1 - math.pow(self.beta, step)", "whole = 1.0", "test_racs_equals"),
-        ("norms = torch.linalg.vector_norm(moment, dim=1", "norms = torch.linalg.vector_norm(moment, dim=0", "test_outputs_of_one"),
+        ("norms = torch.linalg.vector_norm(rows, dim=1", "norms = torch.linalg.vector_norm(rows, dim=0", "test_outputs_of_one"),
     ]),
     "kernels/rules/adafactor.py": ("tests/kernels/rules/test_adafactor.py", [
         ("1.0 - math.pow(step, EXPONENT)", "1.0 - math.pow(step + 1, EXPONENT)", "test_twenty_steps"),
