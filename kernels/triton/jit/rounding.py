@@ -56,7 +56,7 @@ def split_compensated(value, bits, WIDTH: tl.constexpr, STOCHASTIC: tl.constexpr
 
 @triton.jit
 def int8_scale(largest, old):
-    """Scale of a group whose largest magnitude is `largest`: the old one while it fits (kernels/ops/int8.py), or NaN."""
+    """Scale of a group whose largest magnitude is `largest`: the old one while it fits, see kernels/ops/int8.py."""
     kept = (largest <= 127 * old) & (largest >= 63.5 * old)
     headroom: tl.constexpr = 1.125 * (1 + 2**-7) / 127
     fresh = at_least(largest * headroom, 1e-30).to(tl.bfloat16).to(tl.float32)
