@@ -171,7 +171,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "kernels/rules/scaled.py": ("tests/kernels/rules/test_scaled.py", [
         ("ITERATIONS = 5", "ITERATIONS = 1", "test_racs_equals"),
         ("whole = 1 - math.pow(self.beta, step)", "whole = 1.0", "test_racs_equals"),
-        ("norms = torch.linalg.vector_norm(moment, dim=1", "norms = torch.linalg.vector_norm(moment, dim=0", "test_outputs_of_one"),
+        ("norms = torch.linalg.vector_norm(rows, dim=1", "norms = torch.linalg.vector_norm(rows, dim=0", "test_outputs_of_one"),
     ]),
     "kernels/rules/adafactor.py": ("tests/kernels/rules/test_adafactor.py", [
         ("1.0 - math.pow(step, EXPONENT)", "1.0 - math.pow(step + 1, EXPONENT)", "test_twenty_steps"),
@@ -308,7 +308,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("bounds + code + 1)", "bounds + code)", "test_every_code and interpreter"),
     ]),
     "kernels/triton/jit/rounding.py": ("tests/kernels/triton/test_lift.py", [
-        ("bitcast=True) + bits", "bitcast=True) + (bits >> 1)", "test_rounding_is_the_references and interpreter"),
+        ("plain_bits(value) + bits", "plain_bits(value) + (bits >> 1)", "test_rounding_is_the_references and interpreter"),
         ("(largest >= 63.5 * old)", "(largest >= 0.0 * old)", "test_int8_weights and interpreter and 128"),
     ]),
     "kernels/rules/soap.py": ("tests/kernels/rules/test_soap.py", [
@@ -606,7 +606,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "test_a_non_finite"),
     ]),
     "trainer/optim/parts/modes.py": ("tests/trainer/optim/test_galore.py", [
-        ("if self.received == self.accumulation:", "if self.received >= 1:", "test_one_times_eight"),
+        ("self.received == self.accumulation and", "self.received >= 1 and", "test_one_times_eight"),
         ("        self.sum.add(self.subspace.project(grad))\n        self.add_to_sketch(grad)",
          "        self.sum.add(self.subspace.project(grad))",
          "tests/trainer/optim/test_presets.py: test_twenty_steps and galore and wide"),
@@ -632,8 +632,6 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/optim/parts/residual.py": ("tests/trainer/optim/parts/test_outside.py", [
         ("* grad_scale**2", "* grad_scale", "test_clipping_scales"),
         ("return self.subspace.rank == self.subspace.a", "return False", "test_frugal_adds_no_signs"),
-        ("None if self.subspace.orthonormal else", "None if True else",
-         "tests/trainer/optim/test_presets.py: test_twenty_steps and fira-int4 and wide"),
     ]),
     "trainer/optim/parts/outside.py": ("tests/trainer/optim/parts/test_outside.py", [
         ("if int(state[TURN]) != turn:", "if False:", "tests/trainer/optim/parts/test_refresh_sampled.py: test_a_turn_that_begins"),
@@ -642,11 +640,13 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("before = before + self._read()", "before = before * 1", "test_a_momentum_in_two_parts"),
         ("beta=grad_scale, alpha=-1)\n        held = self._read()", "alpha=-1)\n        held = self._read()", "test_a_momentum_in_two_parts"),
         ("r = r / grad_scale", "r = r * 1", "test_clipping_scales"),
-        (", factor=self.factor, gram", ", factor=1.0, gram", "tests/trainer/optim/test_presets.py: test_twenty_steps and columns-int4 and wide"),
+        ("factor=self.factor,\n            gram", "factor=1.0,\n            gram", "tests/trainer/optim/test_presets.py: test_twenty_steps and columns-int4 and wide"),
         ('"beta": self.weight.group["betas"][0]', '"beta": self.weight.group["betas"][1]',
          "tests/trainer/optim/test_presets.py: test_twenty_steps and alice-rotate and wide"),
     ]),
     "trainer/optim/parts/subspace/base.py": ("tests/trainer/optim/parts/subspace/test_kinds.py", [
+        ("None if self.orthonormal else", "None if True else",
+         "tests/trainer/optim/test_presets.py: test_twenty_steps and fira-int4 and wide"),
         ('is_transposed(shape, weight.group["side"])', 'not is_transposed(shape, weight.group["side"])',
          "tests/trainer/optim/test_galore.py: test_twenty_steps or test_bytes"),
         ("CODES not in state or (self.schedule.due(step)", "(self.schedule.due(step)",

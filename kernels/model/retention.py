@@ -100,10 +100,13 @@ def chunkwise(
     missing, wide = -length % chunk, _wide(q)
     q, k, v = (_chunks(F.pad(x, (0, 0, 0, missing)), 2, chunk) for x in (q, k, v))  # (B, H, N, C, ·)
     place = torch.arange(1, chunk + 1, device=q.device, dtype=gamma.dtype)
-    from_start, to_end = (gamma[:, None] ** power for power in (place, chunk - place))
-    from_start, to_end = (each[:, None, :, None].to(q.dtype) for each in (from_start, to_end))  # (H, 1, C, 1)
-    over = (gamma**chunk)[:, None, None].to(wide)  # (H, 1, 1)
-    carried = [over] * q.shape[2]
+    left = (chunk - place).repeat(q.shape[2], 1)  # (N, C)
+    # the end of the last chunk is that of its tokens, not of what fills it up
+    left[-1] = (left[-1] - missing).clamp_min(0)
+    from_start = (gamma[:, None] ** place)[:, None, :, None].to(q.dtype)  # (H, 1, C, 1)
+    to_end = (gamma[:, None, None] ** left)[..., None].to(q.dtype)  # (H, N, C, 1)
+    over, last_over = ((gamma**size)[:, None, None].to(wide) for size in (chunk, chunk - missing))  # (H, 1, 1)
+    carried = [over] * (q.shape[2] - 1) + [last_over]
     if documents is not None:
         documents = _chunks(F.pad(documents, (0, missing), value=-1), 1, chunk)[:, None]  # (B, 1, N, C)
         last = documents[..., -1:]
@@ -118,7 +121,7 @@ def chunkwise(
         states.append(state)
         state = keep * state + new
     out = parallel(q, k, v, gamma, documents) + (q * from_start) @ torch.stack(states, dim=2).to(q.dtype)
-    return out.flatten(2, 3)[:, :, :length], state / (gamma**missing)[:, None, None].to(wide)
+    return out.flatten(2, 3)[:, :, :length], state
 
 
 def _chunks(x: Tensor, dim: int, size: int) -> Tensor:

@@ -16,7 +16,7 @@ Backend = Literal["auto", "torch", "triton"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 ENVIRONMENT = "GALORE_BACKEND"  # takes the place of "auto"
 OLDEST, OLDEST_E4M3 = (8, 0), (8, 9)  # compute capability: bf16 tensor cores, conversions to e4m3
-LARGEST = 1 << 31  # elements that the kernels' 32-bit offsets reach
+LARGEST = 1 << 31  # elements apart that the kernels' 32-bit offsets reach
 WIDEST_GROUP = 128  # of an int8 weight, in a kernel
 
 
@@ -113,7 +113,7 @@ def adam(gradient: Tensor, kind: str) -> Case:
     """`adam_direction_` on moments of `kind`."""
     return Case(
         gradient.device,
-        _too_large(gradient),
+        too_large(gradient),
         "moments are read, updated and stored in one pass, in any storage",
         e4m3=kind == "e4m3",
     )
@@ -138,15 +138,24 @@ def lift(w: Tensor, dense: bool, group: int = 1) -> Case:
     return Case(w.device, against, fuses, "addmm_ in fp32 is one product in place already")
 
 
-def quantizer(x: Tensor) -> Case:
-    """Any quantizer or its inverse, on its own."""
-    return Case(x.device, _too_large(x), "one pass")
+def quantizer(x: Tensor, *others: Tensor) -> Case:
+    """Any quantizer or its inverse, on its own, or another pass over matrices: all that its kernel reads and writes."""
+    return Case(x.device, too_large(x, *others), "one pass")
 
 
-def _too_large(x: Tensor) -> str:
-    return f"{x.numel():,} elements are more than 32-bit offsets reach" if x.numel() >= LARGEST else ""
+def too_large(*operands: Tensor) -> str:
+    """What speaks against kernels that reach every element of `operands`, views among them, by their strides."""
+    furthest = max(map(reach, operands))
+    return f"{furthest:,} elements are more than 32-bit offsets reach" if furthest >= LARGEST else ""
+
+
+def reach(x: Tensor) -> int:
+    """Elements from the first of x to its last as they lie, whatever is between them."""
+    if not x.numel():
+        return 0
+    return 1 + sum((size - 1) * abs(stride) for size, stride in zip(x.shape, x.stride(), strict=True))
 
 
 def _unfit(x: Tensor) -> str:
     """What speaks against a product of x."""
-    return "Triton's kernels compute in fp32, and this is float64" if x.dtype == torch.float64 else _too_large(x)
+    return "Triton's kernels compute in fp32, and this is float64" if x.dtype == torch.float64 else too_large(x)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from galore.kernels.decompose import Basis, first_finite
 from galore.kernels.device import device_type
+from galore.kernels.rules.power import leading_power
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of Muon: the steepest start at 0 that still ends near 1
 _TINY = 1e-30  # instead of a division by zero
@@ -26,7 +27,8 @@ def orthogonalize(m: Tensor, steps: int = 5) -> Tensor:
     a, b, c = QUINTIC
     tall = m.shape[0] > m.shape[1]
     x = (m.mT if tall else m).float()
-    x = x / torch.linalg.vector_norm(x).clamp_min(_TINY)
+    x = x / leading_power(x)
+    x.div_(torch.linalg.vector_norm(x).clamp_min_(_TINY))
     x = x.bfloat16() if device_type(m) == "cuda" else x
     for _ in range(steps):
         gram = x @ x.mT

@@ -18,6 +18,7 @@ from galore.kernels.storage.rounding import block_elements
 Per = Literal["channel", "tensor"]
 GAMMA = 1.01  # largest growth of the added norm from one step to the next, in both papers
 FLOOR = 1e-6  # of ‖G_j‖², below which ‖(G - P R)_j‖² is rounding noise of fp32
+SMALLEST = 2.0**-60  # norm of what counts as zeros: squares of less lose their digits in fp32
 MINI_FACTOR = 128**0.5  # of APOLLO-Mini; channel-wise APOLLO has 1
 
 
@@ -38,10 +39,10 @@ def noise_floor(*dtypes: torch.dtype) -> float:
 
 
 def norm_ratio(n: Tensor, r: Tensor, per: Per = "channel", eps: float = 0.0) -> Tensor:
-    """‖N_j‖ / (‖R_j‖ + ε) per column (b,), or of the whole tensors (); 0 where R is 0. n, r: fp32 (r, b)."""
+    """‖N_j‖ / (‖R_j‖ + ε) per column (b,), or of the whole tensors (); 0 where R counts as 0. n, r: fp32 (r, b)."""
     dim = 0 if per == "channel" else None
     above, below = (torch.linalg.vector_norm(x, dim=dim) for x in (n, r))
-    return torch.where(below > 0, above / (below + eps), 0.0)
+    return torch.where(below > SMALLEST, above / (below + eps), 0.0)
 
 
 def residual_squares(g_squares: Tensor, r: Tensor, gram: Tensor | None = None, alpha: float = 1.0) -> Tensor:
@@ -146,7 +147,7 @@ def column_terms(
     """(N', s) with P N' + s∘G = P N - c S for S = √(a-r) (G - P R)∘p^(-1/2), p_j = ‖(G - P R)_j‖² or its average.
 
     With `mean` and `previous` it is Alice's compensation (Gong et al. 2025, arXiv 2502.07752), whose growth is limited;
-    without them every column has norm √(a-r).
+    without them every column has norm √(a-r). A column whose p counts as 0 adds nothing.
 
     Args:
         r, n: fp32 (r, b); n carries the minus sign, and so does s.
@@ -156,7 +157,8 @@ def column_terms(
     """
     squares = torch.maximum(residual_squares(g_squares, r, gram), floor * g_squares)
     p = squares if mean is None else mean.lerp_(squares, 1 - beta)
-    scale = torch.where(p > 0, ((rows - r.shape[0]) / p).sqrt(), 0.0)
+    left = rows - r.shape[0]
+    scale = torch.where(p > left * SMALLEST**2, (left / p).sqrt(), 0.0)
     if previous is not None:
         scale = scale * growth_limit_(_scaled_norm(scale, squares), previous)
     scale = factor * scale

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from galore.kernels.rules.orthogonalize import momentum_
+from galore.kernels.rules.power import leading_power
 from galore.kernels.rules.residual import growth_limit_
 
 ITERATIONS = 5  # of the fixed point, as in RACS's paper
@@ -66,8 +67,9 @@ class OutputRule:
     ) -> Tensor:
         """-M_i √b / ‖M_i‖ per row of the fp32 matrix `grad` (a, b), M its momentum or itself; 0 where that is 0."""
         moment = grad if self.beta is None else momentum_(state["exp_avg"], grad, self.beta, nesterov=False)
-        norms = torch.linalg.vector_norm(moment, dim=1, keepdim=True)
-        return torch.mul(moment, torch.where(norms > 0, -(grad.shape[1] ** 0.5) / norms, 0.0), out=out)
+        rows = torch.div(moment, leading_power(moment, dim=1), out=out)
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        return rows.mul_(torch.where(norms > 0, -(grad.shape[1] ** 0.5) / norms, 0.0))
 
 
 def row_and_column(grad: Tensor) -> tuple[Tensor, Tensor]:

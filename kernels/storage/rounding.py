@@ -17,6 +17,7 @@ A second bf16 in place of C (Kahan's sum) has the bytes of int16 and carries few
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -98,12 +99,17 @@ class RoundingNoise:
         return self.pool[offset : offset + length]
 
 
+def plain_nan_(value: Tensor) -> Tensor:
+    """fp32 `value` with 0x7FC00000 for every NaN, in place: NVIDIA's, 0x7FFFFFFF, becomes -0.0 by what is added."""
+    return value.nan_to_num_(math.nan, math.inf, -math.inf)
+
+
 def store_rounded_(w: Tensor, value: Tensor, noise: Tensor | None) -> None:
     """Write fp32 `value` (k,), used up, into contiguous `w` (k,): stochastically into bf16 if `noise` (k,) is given."""
     if noise is None or w.dtype != torch.bfloat16:
         w.copy_(value)
         return
-    value.view(torch.int32).add_(noise).bitwise_and_(-1 << 16)
+    plain_nan_(value).view(torch.int32).add_(noise).bitwise_and_(-1 << 16)
     w.copy_(value)  # exact: nothing is left below bf16's bits
 
 
@@ -121,7 +127,7 @@ def store_compensated_(w: Tensor, compensation: Tensor, value: Tensor, noise: Te
         noise: int32 (k,) as of `RoundingNoise`; rounds what int8 cannot keep. int16 keeps all of `value` and needs
             none.
     """
-    bits = value.view(torch.int32)
+    bits = plain_nan_(value).view(torch.int32)
     if compensation.dtype == torch.int16:
         half, lower = 1 << 15, bits.view(torch.int16)[0::2]
     else:

@@ -88,7 +88,9 @@ def hand_over_int8(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     for layer in layers:
         slot = slots[id(layer.weight)]
         slot.weight.scales, slot.weight.product_dtype = local(layer.weight_scale), layer.dtype
-        layer.receive, layer.transposed = functools.partial(_receive, Taker.of(slot, optimizer)), slot.transposed
+        taker = Taker.of(slot, optimizer)
+        layer.receive, layer.transposed = functools.partial(_receive, taker), slot.transposed
+        layer.expect = functools.partial(_expect, taker)
     return len(layers)
 
 
@@ -166,6 +168,11 @@ def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str
     linears = [module for module in model.modules() if isinstance(module, nn.Linear) and id(module.weight) in slots]
     own = [module for module in linears if not isinstance(module, Int8Linear) and has_own_forward(module)]
     return sorted({type(module).__name__ for module in own})
+
+
+def _expect(taker: Taker) -> None:
+    if (by := taker.attached) is not None and not by[1].in_pass:
+        by[0].refresh.expect()
 
 
 @shielded

@@ -15,7 +15,7 @@ from galore.kernels.linear import Factors, Products, as_autocast, as_rows
 from galore.kernels.ops.int8 import dequantize, quantize
 
 Receive = Callable[[Factors], None]
-OF_RECEIVER = ("receive", "transposed")  # what a layer has of the optimizer
+OF_RECEIVER = ("receive", "expect", "transposed")  # what a layer has of the optimizer
 LEFT = "_a_layer_left_it_for_int8"  # attribute of a weight that codes have replaced
 
 
@@ -28,6 +28,7 @@ class Int8Linear(nn.Linear):
 
     weight_scale: Tensor
     receive: Receive | None = None
+    expect: Callable[[], None] | None = None  # told of every forward whose backward will call `receive`
     products: Products | None = None
     transposed: bool | None = None  # how `receive` wants them oriented
     dtype: torch.dtype  # that products are computed in
@@ -40,6 +41,9 @@ class Int8Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # (…, n) → (…, m)
         if self.receive is None or not torch.is_grad_enabled():
             return nn.functional.linear(input, self.floating, self.bias)
+        # what checkpointing computes anew inside a backward is no further use
+        if self.expect is not None and torch._C._current_graph_task_id() == -1:
+            self.expect()
         # so that there is a backward if x needs none
         handle = torch.empty(0, dtype=torch.float32, device=input.device, requires_grad=True)
         bias = None if self.bias is None else as_autocast(self.bias)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from galore.kernels.ops.paths import Problem
-from galore.kernels.rules.residual import column_squares
+from galore.kernels.rules.residual import column_squares, noise_floor, residual_squares
 from galore.kernels.span import span
 from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Gradient, Refresh
@@ -159,6 +159,7 @@ class ProjectedSlot(FullSlot):
         whole, left = self.refresh.whole.value, self.subspace.a - self.rank
         if whole is None or left == 0:
             return None
-        inside = self.subspace.project(whole).float().square().sum(0)
-        squares = column_squares(self.subspace.oriented(whole)) - inside
-        return squares.clamp_min_(0.0).mul_(grad_scale**2 / left)
+        all_squares = column_squares(self.subspace.oriented(whole))
+        squares = residual_squares(all_squares, self.subspace.project(whole).float(), self.subspace.gram)
+        floor = noise_floor(whole.dtype, self.projector.dtype)
+        return torch.maximum(squares, floor * all_squares).mul_(grad_scale**2 / left)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from galore.kernels.device import notice
 from galore.kernels.model.rms_norm import rms_norm as by_torch
-from galore.kernels.ops.dispatch import LARGEST, Backend, Case, choose
+from galore.kernels.ops.dispatch import Backend, Case, choose, too_large
 
 PROGRAMS = 256  # that each add up the gain's gradient over their rows, on any card: sums are in the same order
 WIDEST = 16384  # numbers of a row that a program holds
@@ -26,9 +26,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, backend: Backend = "auto") -
 
 def _case(x: Tensor) -> Case:
     against = f"rows of {x.shape[-1]:,} numbers are more than {WIDEST:,}" if x.shape[-1] > WIDEST else ""
-    if x.numel() >= LARGEST:
-        against = f"{x.numel():,} elements are more than 32-bit offsets reach"
-    return Case(x.device, against, "one pass")
+    return Case(x.device, too_large(x) or against, "one pass")
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -48,7 +48,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, backward: bool, backend: Backend)
     out = torch.empty_like(x)
     if out.stride(-1) != 1:  # of one whose elements overlap
         out = x.new_empty(x.shape)
-    if choose(quantizer(out), backend).backend != "triton":
+    if choose(quantizer(out, x), backend).backend != "triton":
         (c1, c2), (s1, s2) = (each.unsqueeze(1).float().chunk(2, dim=-1) for each in (cos, sin))
         (x1, x2), (y1, y2) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
         first, second = (s2, -s1) if backward else (-s1, s2)

@@ -31,7 +31,7 @@ def row_codes(x: Tensor, form: Format, draw: Draw | None = None, backend: Backen
     m, n = x.shape
     top = torch.linalg.vector_norm(x, math.inf, dim=1, keepdim=True, dtype=torch.float32)
     out = Coded(empty_codes(m, n, x, form.dtype), top.div_(form.largest).clamp_min_(TINY), n)
-    if choose(quantizer(x), backend).backend == "triton":
+    if choose(quantizer(x, out.codes), backend).backend == "triton":
         if x.is_meta:
             notice(ENCODE, 0, x.nbytes + out.nbytes)
         else:
@@ -83,7 +83,7 @@ def regrouped(held: Coded, transposed: bool, draw: Draw | None = None, backend: 
     # neighbours of one group lie together, which a tile reads
     scales = torch.empty(groups, m, dtype=torch.float32, device=held.codes.device).mT
     out = Coded(empty_codes(m, n, held.codes, torch.int8), scales, WIDTH)
-    if choose(quantizer(held.codes), backend).backend == "triton":
+    if choose(quantizer(held.codes, out.codes), backend).backend == "triton":
         if scales.is_meta:
             notice(ENCODE, 0, held.nbytes + out.nbytes)
         else:
@@ -110,7 +110,7 @@ def _piece(held: Coded, part: slice, transposed: bool) -> Tensor:
 def coded_product(a: Coded, b: Coded, form: Format, dtype: torch.dtype, backend: Backend = "auto") -> Tensor:
     """A Bᵀ (M, N) in `dtype` of A (M, K) with one scale a row and B (N, K); sums in int32 and fp32, rounded once."""
     out = a.scales.new_empty(a.codes.shape[0], b.codes.shape[0], dtype=dtype)
-    if choose(quantizer(out), backend).backend == "triton":
+    if choose(quantizer(out, a.codes, b.codes), backend).backend == "triton":
         if out.is_meta:
             work = 2 * out.numel() * a.codes.shape[1]
             notice(PRODUCT[form.name], work, a.nbytes + b.nbytes + out.nbytes)

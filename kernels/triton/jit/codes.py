@@ -16,6 +16,12 @@ def absolute_maximum(x):
 
 
 @triton.jit
+def at_least(x, least):
+    """max(x, least), but of NaN NaN: `tl.maximum` drops it."""
+    return tl.where(x < least, least, x)
+
+
+@triton.jit
 def _guess(y, FIRST: tl.constexpr):
     """Code of y ≥ 0 counted from zero's, right to ±1; FIRST values are in the lowest decade, twice as many in the next.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from galore.kernels.triton.jit.codes import absolute_maximum
+from galore.kernels.triton.jit.codes import absolute_maximum, at_least
 from galore.kernels.triton.jit.memory import read
 from galore.kernels.triton.jit.product import tile_of
 from galore.kernels.triton.jit.rounding import random_bits
@@ -68,7 +68,7 @@ def regroup_kernel(
     else:
         place = rows[:, None] * groups + columns[None, :] // SIZE
     value = code * read(S + place, mask).to(tl.float32)
-    scale = tl.maximum(tl.div_rn(absolute_maximum(value), 127.0), 1e-30)
+    scale = at_least(tl.div_rn(absolute_maximum(value), 127.0), 1e-30)
     bits = random_bits(rows[:, None] * N + columns[None, :], low, high) if STOCHASTIC else 0
     fresh = encoded(tl.div_rn(value, scale[:, None]), bits, INT8, STOCHASTIC)
     there = (rows < M)[:, None] & (columns < padded)[None, :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from galore.kernels.triton.jit.codes import absolute_maximum
 from galore.kernels.triton.jit.memory import read
 from galore.kernels.triton.jit.product import product_tile, tile_of
 from galore.kernels.triton.jit.rounding import (
@@ -76,7 +77,7 @@ def lift_int8_kernel(
     old = read(S + place, rows).to(tl.float32)
     codes = read(W + offset, mask).to(tl.float32)
     value = _updated(codes * old[:, None], product, alpha, decay, AFTER)
-    scale = int8_scale(tl.max(tl.abs(value), axis=1), old)
+    scale = int8_scale(absolute_maximum(value), old)
     bits = random_bits(offset, low, high) if STOCHASTIC else 0
     tl.store(W + offset, int8_codes(value, scale[:, None], bits, STOCHASTIC), mask=mask)
     tl.store(S + place, scale.to(tl.bfloat16), mask=rows)

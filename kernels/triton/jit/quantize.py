@@ -6,7 +6,14 @@ import triton
 import triton.language as tl
 
 from galore.kernels.triton.jit.adam import DYNAMIC
-from galore.kernels.triton.jit.codes import absolute_maximum, read_dynamic, read_e4m3, write_dynamic, write_e4m3
+from galore.kernels.triton.jit.codes import (
+    absolute_maximum,
+    at_least,
+    read_dynamic,
+    read_e4m3,
+    write_dynamic,
+    write_e4m3,
+)
 from galore.kernels.triton.jit.memory import read
 from galore.kernels.triton.jit.product import read_operand
 
@@ -86,7 +93,7 @@ def quantize_weight_kernel(
     mask = there[:, None] & (tl.arange(0, WIDTH) < SIZE)[None, :]
     value = read(W + offset, mask).to(tl.float32)
     fits: tl.constexpr = (1 + 2**-7) / 127
-    scale = tl.maximum(tl.max(tl.abs(value), axis=1) * fits, 1e-30).to(tl.bfloat16)
+    scale = at_least(absolute_maximum(value) * fits, 1e-30).to(tl.bfloat16)
     code = _to_nearest(tl.div_rn(value, scale.to(tl.float32)[:, None]), 127)
     tl.store(CODES + offset, code.to(tl.int8), mask=mask)
     tl.store(S + group, scale, mask=there)

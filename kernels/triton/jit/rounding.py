@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from galore.kernels.triton.jit.codes import at_least
+
 
 @triton.jit
 def random_bits(offset, low, high):
@@ -19,9 +21,15 @@ def random_bits(offset, low, high):
 
 
 @triton.jit
+def plain_bits(value):
+    """uint32 of fp32; of every NaN 0x7FC00000, as NVIDIA's, 0x7FFFFFFF, becomes -0.0 by what is added."""
+    return tl.where(value != value, 0x7FC00000, value.to(tl.uint32, bitcast=True))
+
+
+@triton.jit
 def stochastic_bf16(value, bits):
     """fp32 → bf16, up with the probability of the part that is cut off."""
-    raw = value.to(tl.uint32, bitcast=True) + bits
+    raw = plain_bits(value) + bits
     return (raw >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
 
 
@@ -36,7 +44,7 @@ def read_compensated(w, c):
 @triton.jit
 def split_compensated(value, bits, WIDTH: tl.constexpr, STOCHASTIC: tl.constexpr):
     """V in fp32 → (bf16 weight, compensation of WIDTH bits in int32); `bits` round what 8 bits cannot keep."""
-    raw = value.to(tl.uint32, bitcast=True)
+    raw = plain_bits(value)
     if WIDTH == 8:
         raw += (bits & 0xFF) if STOCHASTIC else 128
     raw += 1 << 15
@@ -48,10 +56,10 @@ def split_compensated(value, bits, WIDTH: tl.constexpr, STOCHASTIC: tl.constexpr
 
 @triton.jit
 def int8_scale(largest, old):
-    """Scale of a group whose largest magnitude is `largest`: the old one while it fits (kernels/ops/int8.py)."""
+    """Scale of a group whose largest magnitude is `largest`: the old one while it fits, see kernels/ops/int8.py."""
     kept = (largest <= 127 * old) & (largest >= 63.5 * old)
     headroom: tl.constexpr = 1.125 * (1 + 2**-7) / 127
-    fresh = tl.maximum(largest * headroom, 1e-30).to(tl.bfloat16).to(tl.float32)
+    fresh = at_least(largest * headroom, 1e-30).to(tl.bfloat16).to(tl.float32)
     return tl.where(kept, old, fresh)
 
 

@@ -164,3 +164,11 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
         if isinstance(out, Tensor):
             self.elements = max(self.elements, out.numel())
         return out
+
+
+@pytest.mark.parametrize(("length", "chunk"), [(4097, 4096), (6000, 3500), (4100, 8192)])
+def test_a_long_chunk_that_is_not_filled_leaves_the_state_of_short_ones(length: int, chunk: int) -> None:
+    """γ to the power of what is missing is 0 in fp32."""
+    given = drawn(length, torch.float32, batch=1)
+    found, expected = (retention(*given, turns(length, torch.float32), size)[1] for size in (chunk, 64))
+    assert apart(found, expected) < 10 * BOUND[torch.float32]

@@ -10,10 +10,14 @@ from galore.kernels.ops import dispatch
 from galore.kernels.ops.compressed import compress
 from galore.kernels.ops.direction import adam_direction_
 from galore.kernels.ops.dispatch import BackendError, choose
+from galore.kernels.ops.fused.rotary import rotate
 from galore.kernels.ops.int8 import dequantize
+from galore.kernels.ops.matmul.codes import coded_product, regrouped, row_codes
+from galore.kernels.ops.matmul.formats import FORMATS
 from galore.kernels.ops.paths import Problem, explain, summary
 from galore.kernels.ops.projection import lift_update_, project
 from galore.kernels.rules.adam import AdamRule
+from galore.kernels.storage.coded import Coded
 from galore.kernels.storage.layout import Compressed
 from galore.kernels.storage.moments import Moments
 
@@ -150,3 +154,52 @@ def test_a_gpu_is_simulated_where_triton_is_not_installed(monkeypatch):
         lift_update_(w, p, n, alpha=1.0, transposed=False)
         adam_direction_(n, n, moments, AdamRule(), step=1)
         assert dequantize(meta(256, 512, dtype=torch.int8), meta(256, 4), torch.bfloat16).dtype == torch.bfloat16
+
+
+def apart(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """A view on `meta` whose last dimension is contiguous, 2³¹ elements from its first element to its last."""
+    between = -(-(1 << 31) // (shape[-2] - 1))
+    strides = [0] * (len(shape) - 2) + [between, 1]
+    return torch.empty(1, dtype=dtype, device="meta").expand(*shape).as_strided(shape, strides)
+
+
+def codes(x: torch.Tensor) -> Coded:
+    return Coded(x, torch.empty(x.shape[0], 1, device="meta"), x.shape[1])
+
+
+INT8 = FORMATS["int8"]
+SMALL = torch.empty(64, 32, dtype=torch.int8, device="meta")
+LONG = (1 << 27) + 1  # rows of one number, 16 bytes of codes each
+REACHING = {
+    "A of a product": lambda: coded_product(codes(apart(64, 32, dtype=torch.int8)), codes(SMALL), INT8, torch.bfloat16),
+    "B of a product": lambda: coded_product(codes(SMALL), codes(apart(64, 32, dtype=torch.int8)), INT8, torch.bfloat16),
+    "a view to codes": lambda: row_codes(apart(64, 32), INT8),
+    "rows that are filled up": lambda: row_codes(torch.empty(LONG, 1, device="meta"), INT8),
+    "codes made anew": lambda: regrouped(codes(apart(64, 32, dtype=torch.int8)), False),
+    "a view that turns": lambda: rotate(
+        apart(1, 1, 64, 32), apart(1, 1, 64, 32), *torch.empty(2, 1, 64, 32, device="meta")
+    ),
+    "a view to project": lambda: project(compressed(64, 8), apart(64, 96)),
+}
+
+
+def compressed(a: int, r: int) -> Compressed:
+    kept = compress(torch.empty(a, r, dtype=torch.bfloat16, device="meta"), 8, backend="torch")
+    return Compressed(kept["codes"], kept["absmax"], (a, r))
+
+
+@pytest.mark.parametrize("name", REACHING)
+def test_offsets_of_every_operand_are_asked_for(name):
+    """Few elements may lie far apart, and a result may be small where what it is made of is not."""
+    noticed = []
+    with meta_stands_for("cuda", lambda op, *_: noticed.append(op)), capability_of_meta((9, 0)):
+        REACHING[name]()
+    assert set(noticed) <= {"expand"}  # of P, which is small
+
+
+@pytest.mark.parametrize(("x", "expected"), [
+    (torch.empty(3, 5), 15), (torch.empty(3, 5).mT, 15), (torch.empty(3, 8)[:, 2:4], 18), (torch.empty(1).expand(9, 9), 1),
+    (torch.empty(0, 5), 0), (torch.empty(()), 1),
+])  # fmt: skip
+def test_the_reach_of_a_view_is_that_of_its_strides(x, expected):
+    assert dispatch.reach(x) == expected

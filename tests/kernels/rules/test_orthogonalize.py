@@ -42,7 +42,7 @@ def newton_schulz(m: Tensor, steps: int) -> Tensor:
     return (u * s) @ vh
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e6])
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e6, 1e-25, 1e-33, 1e30])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_five_steps_equal_the_quintic_of_the_singular_values(shape, scale):
     m = matrix(shape, scale=scale)
@@ -122,6 +122,17 @@ def test_scale_factors():
     assert rms_scale(100, 400) == rms_scale(400, 100) == 4.0
     update = rms_scale(20, 50) * polar_factor(matrix((20, 50))).p
     assert update.square().mean().sqrt().item() == pytest.approx(0.2, rel=1e-4)
+
+
+@pytest.mark.parametrize("rule", [OrthogonalRule(), NormedRule()])
+def test_a_momentum_that_decays_to_nothing_moves_nothing_far(rule):
+    """As that of a layer which gets no gradient for some thousand steps."""
+    state = {name: torch.zeros(size) for name, size in rule.state_shapes((6, 10)).items()}
+    zeros = torch.zeros(6, 10)
+    rule.direction_(matrix((6, 10)), state)
+    largest = torch.stack([rule.direction_(zeros, state).abs().max() for _ in range(2200)])
+    assert largest.max() < 1.25
+    assert rule.direction_(matrix((6, 10)), state).abs().max() < 1.25
 
 
 @pytest.mark.parametrize(("exact", "nesterov"), [(True, False), (True, True), (False, True)])

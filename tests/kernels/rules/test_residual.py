@@ -177,6 +177,21 @@ def test_tiny_projections_do_not_overflow_the_norm():
     assert ((scale.double().square() * 4).sum().sqrt()).item() == pytest.approx(1.01, rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-19, 1e-22, 1e-23, 1e-30])
+def test_what_squares_cannot_tell_from_zero_adds_nothing(size):
+    """Nor does an average of squares that has decayed to it."""
+    r, n = torch.full((2, 3), size), torch.ones(2, 3)
+    squares = column_squares(r)
+    assert not fira_terms(r, n, g_squares=squares, previous=torch.zeros(()))[1].any()
+    for per in ("channel", "tensor"):
+        assert not apollo_scale(r, n, per=per, g_squares=squares, previous=torch.ones(())).any()
+    kept = {"mean": torch.full((3,), size) ** 2, "beta": 0.9, "previous": torch.ones(())}
+    for averaged in ({}, kept):
+        adjusted, scale = column_terms(r, n, g_squares=2 * squares, rows=1000, factor=1.0, **averaged)
+        assert not scale.any()
+        assert torch.equal(adjusted, n)
+
+
 def test_growth_is_limited_and_a_step_of_norm_zero_is_not_remembered():
     previous, factors, norms = torch.zeros(()), [], []
     for norm in (2.0, 2.01, 4.0, 1.0, 0.0, 3.0):

@@ -55,6 +55,14 @@ def test_outputs_of_one_norm_equal_the_specification(shape: tuple[int, int], bet
     assert all(float(row) == pytest.approx(1.0, rel=1e-5) or float(row) == 0.0 for row in rows)
 
 
+@pytest.mark.parametrize("power", [-90, -70, 70])
+@pytest.mark.parametrize("rule", [OutputRule(), OutputRule(0.9)])
+def test_rows_of_any_size_get_one_norm(rule: OutputRule, power: int) -> None:
+    grad = gradients((8, 21))[0]
+    directions = [rule.direction_(each, state_of(rule, (8, 21))) for each in (grad, grad * 2.0**power)]
+    assert torch.equal(*directions)
+
+
 def test_the_fixed_point_is_the_nearest_product_of_a_row_and_a_column() -> None:
     """The leading singular vectors of G∘², of any size; of a product of two vectors that product itself."""
     q, s = torch.rand(6) + 0.1, torch.rand(9) + 0.1

@@ -123,6 +123,21 @@ def test_a_16_bit_compensated_weight_is_an_fp32_weight(decay_after):
     assert torch.equal(read_compensated(w, compensation), single)
 
 
+def test_whatever_the_bits_of_a_nan_it_stays_one():
+    """Those of x86, of NVIDIA and of a bf16 gradient, and both signs; infinities stay as they are."""
+    nans = [0x7FC00000, 0x7FFFFFFF, 0x7FFF0000, 0x7F800001, -0x400000, -1, -0x800000 + 1]
+    special = torch.tensor([*nans, 0x7F800000, -0x800000], dtype=torch.int32).view(torch.float32)
+    for noise in (torch.full(special.shape, bits, dtype=torch.int32) for bits in (0, 0x7FFF, 0xFFFF)):
+        w = torch.empty(special.shape, dtype=torch.bfloat16)
+        store_rounded_(w, special.clone(), noise)
+        torch.testing.assert_close(w.float(), special, equal_nan=True)
+        for dtype, up in ((torch.int16, None), (torch.int8, noise), (torch.int8, None)):
+            compensation = torch.empty(special.shape, dtype=dtype)
+            store_compensated_(w, compensation, special.clone(), up)
+            torch.testing.assert_close(w.float(), special, equal_nan=True)
+            assert read_compensated(w, compensation)[: len(nans)].isnan().all()
+
+
 @pytest.mark.parametrize("dtype", COMPENSATIONS)
 def test_compensation_on_meta(dtype):
     w, compensation = torch.empty(7, dtype=torch.bfloat16, device="meta"), torch.empty(7, dtype=dtype, device="meta")

@@ -69,6 +69,16 @@ def test_groups_made_anew_are_those_of_torch(machine, shape, transposed):
     torch.testing.assert_close(out.scales.mT, expected.scales)
 
 
+def test_a_scale_of_nan_is_one_in_what_is_made_anew_of_it(machine):
+    codes, scales = quantize(rows(8, 128))
+    scales[2] = torch.nan
+    out = Coded(empty_codes(8, 128, codes, torch.int8), torch.empty(-(-128 // WIDTH), 8), WIDTH)
+    held = Coded(codes, scales, group_size(128))
+    machine.run(machine.kernels.eight.regroup_plan(out, held, False, None))
+    assert torch.equal(out.scales.isnan(), regrouped(held, False).scales.mT.isnan())
+    assert bool(out.scales[:, 2].isnan().all())
+
+
 @pytest.mark.parametrize("kind", ["int8 rows", "int8 groups", "int8 small groups", "fp8 rows"])
 @pytest.mark.parametrize("shape", [(32, 32, 256), (33, 40, 208)])
 def test_products_against_float64(machine, kind, shape):

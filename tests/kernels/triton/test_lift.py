@@ -1,5 +1,7 @@
 """W ← decay·W + alpha·P N in place: as near to float64 as torch; rounding unbiased, and the same whatever the tiles."""
 
+import struct
+
 import pytest
 import torch
 from kernel_machines import Emulator, assert_as_near, basis, kept_matrix, relative_error
@@ -124,6 +126,35 @@ def test_rounding_goes_up_as_often_as_it_should(machine):
     assert below.min() > 4000
     assert (up / below).abs().max() < 4 * 0.5 / below.min().sqrt()  # four standard errors
     assert abs(float(up.sum() / below.sum())) < 4 * 0.5 / float(below.sum()) ** 0.5
+
+
+NVIDIAS_NAN = struct.unpack("d", struct.pack("q", 0x7FFFFFFFE0000000))[0]  # in fp32 0x7FFFFFFF
+
+
+@pytest.mark.parametrize("kind", KINDS[2:])
+def test_an_update_of_nan_is_one_in_the_weight(machine, kind):
+    """The bits of a NaN are those of `alpha`, which a CPU keeps; a card makes them anew, the same."""
+    w, p, direction = torch.randn(32, 64).bfloat16(), torch.ones(32, 16).bfloat16(), torch.ones(16, 64).bfloat16()
+    rest = {"compensated16": torch.int16, "compensated8": torch.int8}.get(kind)
+    options = {"noise": None if kind == "nearest" else RoundingNoise(1, 2, CPU)}
+    options |= {} if rest is None else {"compensation": torch.zeros(w.shape, dtype=rest)}
+    make(machine, w, p, direction, (32, 64, 32, 4, 3), alpha=NVIDIAS_NAN, **options)
+    assert bool(w.isnan().all())
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_an_update_of_nan_spoils_its_group_of_an_int8_weight_and_no_other(machine, stochastic):
+    codes, scales = int8.quantize(torch.randn(32, 256))
+    p, direction = torch.eye(32)[:, :16].contiguous(), torch.randn(16, 256)
+    direction[3, 5] = torch.nan
+    p[16:] = 0.0
+    noise = RoundingNoise(1, 2, CPU) if stochastic else None
+    by_torch = codes.clone(), scales.clone()
+    lift_update_(by_torch[0], p, direction, alpha=-1e-3, scales=by_torch[1], noise=noise)
+    make(machine, codes, p, direction, (32, 128, 32, 4, 3), alpha=-1e-3, scales=scales, noise=noise)
+    assert torch.equal(scales.isnan(), by_torch[1].isnan())
+    assert bool(scales.isnan().any())
+    assert not bool(scales.isnan().all())
 
 
 @pytest.mark.parametrize("kind", ["stochastic", "compensated8", "int8"])

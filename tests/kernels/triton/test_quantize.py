@@ -91,3 +91,11 @@ def test_weights(machine, columns, dtype):
     assert torch.equal(codes, wanted)
     machine.run(machine.kernels.quantize.dequantize_weight_plan(back, codes, scales))
     assert torch.equal(back, int8.dequantize(wanted, wanted_scales, dtype))
+
+
+def test_a_nan_of_a_weight_spoils_its_group_and_no_other(machine):
+    w = numbers(4 * 128).view(4, 128) * 1e-2
+    w[1, 7] = torch.nan
+    codes, scales = torch.zeros(w.shape, dtype=torch.int8), torch.zeros(4, 1, dtype=torch.bfloat16)
+    machine.run(machine.kernels.quantize.quantize_weight_plan(codes, scales, w))
+    assert scales[:, 0].isnan().tolist() == [False, True, False, False]

@@ -74,6 +74,24 @@ def test_backward_and_step_in_autocast_are_as_outside(case: str) -> None:
     assert same(lambda net, optimizer: None, **CASES[case])
 
 
+def test_bits_of_products_are_those_of_fp32_whatever_the_caller_lets_them_be() -> None:
+    """Nothing is to be seen of it on a CPU that multiplies in fp32 alone."""
+    found = []
+    for precision in ("highest", "medium"):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.zeros(64, 72))
+        optimizer = GaLoreAdamW([{"params": [weight], "rank": 16}], lr=1e-2, proj_type="svd", update_proj_gap=2)
+        for _ in range(STEPS):
+            weight.grad = torch.randn(64, 72)
+            torch.set_float32_matmul_precision(precision)
+            try:
+                optimizer.step()
+            finally:
+                torch.set_float32_matmul_precision("highest")
+        found.append(weight.detach().clone())
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("case", ["hook", "power, two passes", "first micro-batch", "int4 projectors"])
 def test_factors_are_received_as_outside(case: str) -> None:
     assert same(project_in_backward, **CASES[case])

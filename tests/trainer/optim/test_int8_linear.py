@@ -566,3 +566,30 @@ def test_autocast_is_asked_before_products_of_other_kinds() -> None:
     assert received[0].side.dtype == received[0].other.dtype == torch.float32
     assert ours.bias.grad is not None
     assert ours.bias.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize("uses", [1, 2])
+def test_the_basis_of_a_summed_gradient_is_that_of_all_uses_of_a_layer(uses: int, anew: bool) -> None:
+    """Also where the number of micro-batches is known; of one use it is found, and the sum freed, in the backward."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 64, bias=False).bfloat16()
+    to_int8(layer)
+    draw = torch.Generator().manual_seed(1)
+    x, bases = torch.randn(7, 64, generator=draw).bfloat16(), []
+    for accumulation in (None, 1):
+        groups = galore_groups(nn.ModuleDict({"it": layer}), 4, targets=("it",), proj_type="svd")
+        optimizer = GaLoreAdamW(groups, lr=1e-2, refresh="summed", accumulation=accumulation)
+        hand_over_int8(layer, optimizer)
+        y = x
+        for _ in range(uses):
+            y = 3 * torch.tanh(checkpoint(layer, y, use_reentrant=False) if anew else layer(y))
+        y.square().sum().backward()
+        (slot,) = optimizer.projected
+        assert slot.refresh.whole.exists is (accumulation is None or uses > 1)
+        optimizer.clip_grad_norm_(None)
+        basis = slot.refresh.basis
+        assert basis is not None
+        bases.append(basis["projector"])
+        optimizer.zero_grad()
+    assert torch.equal(*bases)

@@ -8,6 +8,7 @@ states would stay in memory for good.
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,12 +20,60 @@ from torch import Tensor
 P = ParamSpec("P")
 R = TypeVar("R")
 AUTOCAST = ("cpu", "cuda")  # kinds of device, each with an autocast of its own
+HIGHEST = "highest"  # of torch.set_float32_matmul_precision: fp32 products take all bits of fp32
+
+
+class _AllBits:
+    """A context in which fp32 products take all bits, whatever torch.set_float32_matmul_precision was told.
+
+    That is told to the process, and backwards have threads: who enters first sets it, and who leaves last puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, ExitStack()
+
+    @property
+    def needed(self) -> bool:
+        try:
+            return self._inside > 0 or torch.get_float32_matmul_precision() != HIGHEST
+        except RuntimeError:  # where it was told to one backend alone
+            return True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._before = _tell_all_bits()
+
+    def __exit__(self, *of_error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._before.close()
+
+
+def _tell_all_bits() -> ExitStack:
+    """Tell every backend to multiply in all bits; what is returned puts back what it had been told."""
+    before = ExitStack()
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch below 2.9
+        before.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision(HIGHEST)
+        return before
+    for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):  # type: ignore[attr-defined]
+        before.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
+        backend.fp32_precision = "ieee"
+    return before
+
+
+_all_bits = _AllBits()
 
 
 @contextmanager
 def shield() -> Iterator[None]:
-    """A context without a graph and without the autocast of whoever called: products stay of the type of operands."""
+    """A context without a graph, and without autocast and precision of whoever called: products are as operands are."""
     with ExitStack() as entered:
+        if _all_bits.needed:
+            entered.enter_context(_all_bits)
         entered.enter_context(torch.no_grad())
         for kind in AUTOCAST:
             if torch.is_autocast_enabled(kind):
@@ -37,7 +86,7 @@ def shielded(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not (torch.is_grad_enabled() or any(map(torch.is_autocast_enabled, AUTOCAST))):
+        if not (torch.is_grad_enabled() or any(map(torch.is_autocast_enabled, AUTOCAST)) or _all_bits.needed):
             return function(*args, **kwargs)
         with shield():
             return function(*args, **kwargs)

@@ -87,7 +87,7 @@ class Summed(Refresh):
 
     def _receive_due(self, grad: Gradient) -> None:
         self.whole.add(multiplied(grad))
-        if self.received == self.accumulation:
+        if self.received == self.accumulation and not self.several:
             self.complete()
 
 

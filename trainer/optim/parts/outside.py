@@ -125,7 +125,14 @@ class Columns(WholeGradient):
         squares = self._squares(whole, grad_scale)
         floor, kept = noise_floor(whole.dtype, p.dtype), self._averaged(squares)
         n, scale = column_terms(
-            r, n, g_squares=squares, rows=self.subspace.a, factor=self.factor, gram=self.gram, floor=floor, **kept
+            r,
+            n,
+            g_squares=squares,
+            rows=self.subspace.a,
+            factor=self.factor,
+            gram=self.subspace.gram,
+            floor=floor,
+            **kept,
         )
         return Terms(p, n, self._scaled(whole, scale * grad_scale))
 
@@ -257,7 +264,7 @@ class Fira(Limited):
     def with_residual(self, whole: Tensor, p: Tensor, r: Tensor, n: Tensor, grad_scale: float) -> Terms:
         limits = self._limits(whole, grad_scale)
         alpha = {"reference_alpha": self.weight.group["scale"]} if self.weight.in_reference_order else {}
-        n, scale = fira_terms(r, n, gram=self.gram, factor=self.factor, **limits, **alpha)
+        n, scale = fira_terms(r, n, gram=self.subspace.gram, factor=self.factor, **limits, **alpha)
         return Terms(p, n, self._scaled(whole, scale * grad_scale))
 
 

@@ -93,6 +93,7 @@ class Refresh:
         self.basis: Projector | None = None  # that this step's gradients are projected on, if it is a new one
         self.omega: Tensor | None = None
         self.received, self.poisoned = 0, False
+        self.awaited, self.several = 0, False  # factors of this step, and whether two were awaited at a time
 
     sketches = True  # whether a pass of its own wants no more than a sketch
 
@@ -119,9 +120,14 @@ class Refresh:
         """Whether the step being accumulated can do without the whole gradient."""
         return not self.subspace.due
 
+    def expect(self) -> None:
+        """Called by a forward whose backward will hand over factors: of a layer used twice, parts of one gradient."""
+        self.awaited += 1
+
     def receive(self, grad: Gradient) -> None:
         """Take over one micro-batch's gradient, of the parameter's shape or not multiplied out."""
         self.received += 1
+        self.several |= self.awaited > self.received
         grad = grad if self.takes_factors else multiplied(grad)
         if self.sampled is not None:
             self.sampled.add(grad)
@@ -211,6 +217,7 @@ class Refresh:
         """Forget the step's gradients."""
         self.sum.value = self.whole.value = self.sketch.value = self.basis = self.omega = None
         self.received, self.poisoned = 0, False
+        self.awaited, self.several = 0, False
         if self.sampled is not None:
             self.sampled.sum.value = None
 

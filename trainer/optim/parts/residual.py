@@ -68,12 +68,6 @@ class WholeGradient(ResidualRule):
 
     whole = True
 
-    @property
-    def gram(self) -> Tensor | None:
-        """PᵀP where P is not orthonormal."""
-        p = self.subspace.projector
-        return None if self.subspace.orthonormal else p.float().mT @ p.float()
-
     def _kept(self, name: str, like: Tensor) -> Tensor:
         """An fp32 tensor of the weight's state by the name that `planned` has for it, zeros at first."""
         state = self.weight.state

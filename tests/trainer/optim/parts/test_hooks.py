@@ -1,6 +1,7 @@
 """Hooks on gradients: they hold nobody, and what is gone takes nothing."""
 
 import gc
+import threading
 import weakref
 
 import pytest
@@ -115,3 +116,54 @@ def test_nothing_is_recorded_whether_gradients_are_on_or_off():
     on = doubled(x)
     assert (on.requires_grad, off.requires_grad, torch.is_grad_enabled()) == (False, False, True)
     assert (on[0], off[0], doubled.__doc__) == (2.0, 3.0, "Twice x.")
+
+
+def told() -> list[str]:
+    return [each.fp32_precision for each in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)]
+
+
+def by_name(precision: str) -> None:
+    torch.set_float32_matmul_precision(precision)
+
+
+def by_backend(precision: str) -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+@pytest.fixture
+def untold():
+    before = told()
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for each, precision in zip((torch.backends.cuda.matmul, torch.backends.mkldnn.matmul), before, strict=True):
+        each.fp32_precision = precision
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has it from 2.9 on")
+@pytest.mark.parametrize("tell", [by_name, by_backend])
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_products_take_all_bits_and_the_callers_precision_comes_back(untold, precision, tell):
+    tell(precision)
+    callers, seen = told(), []
+
+    @shielded
+    def look(*ahead) -> None:
+        seen.append(told())
+        for each in ahead:
+            each()
+        seen.append(told())
+
+    with torch.no_grad():
+        look(look)
+        with pytest.raises(ZeroDivisionError):
+            look(lambda: 1 // 0)
+    assert told() == callers
+    entered, left = threading.Event(), threading.Event()
+    other = threading.Thread(target=look, args=(entered.set, left.wait))
+    other.start()
+    entered.wait()
+    look()
+    assert set(told()) <= {"ieee"}
+    look(left.set, other.join)
+    assert told() == callers
+    assert {each for both in seen for each in both} <= {"ieee"}

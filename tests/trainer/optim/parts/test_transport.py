@@ -46,3 +46,30 @@ def test_a_rotated_state_overshoots_along_new_directions_and_a_completed_one_doe
     new, kept = course("complete")
     assert float((new / kept).max()) < 1.15
     assert float((new / kept)[-5:].mean()) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("stored", [None, "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("shape", [(64, 128), (128, 64)])
+def test_what_lies_outside_is_told_whatever_the_basis_is_stored_in(shape: tuple[int, int], stored: str | None) -> None:
+    """Also where it is little, and no column of it is told to be nothing."""
+    torch.manual_seed(0)
+    weight, inside = nn.Parameter(torch.zeros(shape)), torch.linalg.qr(torch.randn(64, RANK)).Q
+    composed = {"residual": "columns", "transport": "complete", "proj_type": "svd", "projector_dtype": stored}
+    optimizer = GaLoreAdamW([{"params": [weight], "rank": RANK}], lr=1e-3, **composed)
+    (slot,) = optimizer.projected
+
+    def gradient(noise: float) -> Tensor:
+        found = inside @ torch.randn(RANK, 128) + noise * torch.randn(64, 128)
+        return found.mT.contiguous() if slot.transposed else found
+
+    weight.grad = gradient(0.02)
+    optimizer.step()
+    span = torch.linalg.qr(slot.projector.double()).Q
+    for noise in (0.02, 0.1):
+        whole = gradient(noise)
+        slot.refresh.whole.value = whole
+        found = slot._outside(2.0)
+        g = 2 * slot.subspace.oriented(whole).double()
+        ratio = found / ((g - span @ (span.mT @ g)).square().sum(0) / (64 - RANK))
+        assert float(ratio.min()) > 0.5
+        assert float(ratio.mean()) < 1.5

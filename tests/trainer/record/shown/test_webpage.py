@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from galore.trainer.record.history import History
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.shown import webpage
 from galore.trainer.record.shown.webpage import html, page
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -111,3 +114,38 @@ def test_a_page_loads_nothing(make_history: Any) -> None:
     text = page({"runs/one": make_history("one")})
     assert "default-src 'none'" in text
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+NODE = shutil.which("node")
+AXES = """
+const axis = "step", HEIGHT = 200, MARGIN = { left: 50, right: 10, top: 10, bottom: 20 };
+const known = (value) => value !== null && value !== undefined;
+const runsOf = () => runs, runsShown = () => runs;
+%s
+const chart = { key: "loss", zero: false }, shown = [];
+for (const loss of [0, 1e-300, 3, 2048, 5000.5, 16384, -4096, 1e9, 1e15, 1e300]) {
+  runs = [{ x: { step: [1, 2] }, y: { loss: [loss, loss] }, held: { x: { step: [] }, y: [] } }];
+  const scale = scales(chart, 800);
+  shown.push([scale.low, scale.high, ticks(scale.low, scale.high, 5)]);
+}
+shown.push([0, 10, ticks(0, 10, 5)], [1, 2, ticks(1, 2, 5.5)]);
+console.log(JSON.stringify(shown));
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="the page's script is run by node, which is not here")
+def test_a_curve_that_stays_at_one_loss_has_a_few_marks() -> None:
+    """Also where the loss is so large, or so small, that steps between marks come to nothing beside it."""
+    charts = (Path(webpage.__file__).parent / "run-page" / "charts.js").read_text()
+    source = charts[charts.index("// Round numbers") : charts.index("// A path through")]
+    assert NODE is not None
+    done = subprocess.run(
+        [NODE, "-e", "let runs;" + AXES % source], capture_output=True, text=True, timeout=20, check=True
+    )
+    *constant, ten, half = json.loads(done.stdout)
+    for low, high, marks in constant:
+        assert low < high
+        assert 1 <= len(marks) <= 7
+        assert all(low - abs(low) * 1e-9 <= mark <= high + abs(high) * 1e-9 for mark in marks)
+    assert ten[2] == [0, 2, 4, 6, 8, 10]
+    assert half[2] == [1, 1.2, 1.4, 1.6, 1.8, 2]

@@ -117,6 +117,12 @@ class Subspace:
         """A gradient of the weight's own shape as (a, b)."""
         return orient(as_matrix(grad), self.transposed)
 
+    @property
+    def gram(self) -> Tensor | None:
+        """PᵀP in fp32 where P is not orthonormal."""
+        p = self.projector
+        return None if self.orthonormal else p.float().mT @ p.float()
+
     def project(self, grad: Tensor | Factors | Pieces, basis: Projector | None = None) -> Tensor:
         """R (r, b) = Pᵀ G on the basis that there is, or on another `basis`."""
         if not isinstance(grad, Tensor):

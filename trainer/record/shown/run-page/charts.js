@@ -28,16 +28,17 @@ const short = (value) => (axis === "time" ? clock(value) : Intl.NumberFormat("en
 // Round numbers between two ends.
 function ticks(low, high, most) {
   const rough = (high - low) / most || 1, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((digit) => digit * power >= rough) * power, found = [];
-  for (let value = Math.ceil(low / step) * step; value <= high + step / 1e6; value += step) found.push(+value.toPrecision(12));
-  return found;
+  const step = [1, 2, 5, 10].find((digit) => digit * power >= rough) * power, first = Math.ceil(low / step) * step;
+  // Counted: a step below the last place of what it is added to would never get there.
+  const count = Math.min(most + 2, Math.floor((high - first) / step + 1e-6) + 1);
+  return Array.from({ length: Math.max(0, count) || 0 }, (_, k) => +(first + k * step).toPrecision(12));
 }
 
 function scales(chart, width) {
   const runs = runsOf(chart), xs = runsShown().flatMap((run) => [run.x[axis].at(-1) ?? 0, run.held.x[axis].at(-1) ?? 0]);
   const ys = runs.flatMap((run) => (chart.stack ? tops(run, chart) : [...(run.y[chart.key] || []), ...(chart.held ? run.held.y : [])])).filter(known).sort((a, b) => a - b);
   const right = Math.max(...xs, 1e-9), last = ys[Math.floor((ys.length - 1) * (chart.key === "loss" ? 0.995 : 1))] ?? 1;
-  let low = chart.zero ? 0 : (ys[0] ?? 0), high = Math.max(last, low + 1e-12);
+  let low = chart.zero ? 0 : (ys[0] ?? 0), high = Math.max(last, low + 1e-6 * Math.abs(low) + 1e-12);
   const room = 0.06 * (high - low) || Math.abs(high) * 0.1 || 1;
   [low, high] = [chart.zero ? 0 : low - room, high + room];
   const inner = { width: width - MARGIN.left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom };
