@@ -30,6 +30,7 @@ BLOCK = {
     "cpu": 1 << 18,
     "cuda": 1 << 22,  # 16 MiB each; smaller ones would cost more in launches than in work
 }
+PLAIN_NAN = ("cpu",)  # devices that make no other NaN
 WIDE = (torch.float32, torch.float64)  # weights that an fp32 update is added to in place
 _MASK = (1 << 64) - 1
 
@@ -101,7 +102,7 @@ class RoundingNoise:
 
 def plain_nan_(value: Tensor) -> Tensor:
     """fp32 `value` with 0x7FC00000 for every NaN, in place: NVIDIA's, 0x7FFFFFFF, becomes -0.0 by what is added."""
-    return value.nan_to_num_(math.nan, math.inf, -math.inf)
+    return value if device_type(value) in PLAIN_NAN else value.nan_to_num_(math.nan, math.inf, -math.inf)
 
 
 def store_rounded_(w: Tensor, value: Tensor, noise: Tensor | None) -> None:
