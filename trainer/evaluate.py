@@ -38,7 +38,9 @@ def final_of(row: Mapping[str, Any]) -> dict[str, Any]:
     more = ("loss_nats_by_source", "loss_nats_by_modality", "perplexity_by_modality", "extra_loss")
     known = {name: row[name] for name in more if name in row}
     parts = {name: losses_of(each) for name, each in known.items() if isinstance(each, Mapping)}
-    return {name: row.get(name) for name in ("loss_nats", "perplexity", "mode")} | known | parts
+    plain = ("loss_nats", "perplexity", "mode")
+    said = {name: row[name] for each in plain if (name := f"{each}_is") in row}
+    return {name: row.get(name) for name in plain} | said | known | parts
 
 
 def require_held_out(run: Run) -> None:

@@ -60,7 +60,7 @@ class Meter:
 class Recorder:
     """Turns results into rows. `last` is the step that was recorded last.
 
-    `tokens` counts every position that was fed, from the start of the run.
+    `tokens` counts every position of the rows of a step, from the start of the run, however they are fed.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class Recorder:
 
     def step(self, step: int, batch: Batch, result: StepResult, rates: Mapping[str, float], seconds: float) -> None:
         """Record a finished step; `step` counts from 1. `rates`: the learning rates it had, as a row calls them."""
-        tokens, report = result.tokens, result.report
+        fed, report = result.tokens, result.report
         self.last = step
-        self.tokens += tokens
+        self.tokens += batch.tokens
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
         memory = current_and_peak(self.device)
         categories = {name: max(now, self._before.get(name, 0)) for name, now in self._holds().items()}
@@ -120,9 +120,9 @@ class Recorder:
             "grad_scale": report.grad_scale,
             "tokens": self.tokens,
             "targets": result.targets,
-            "tokens_per_second": tokens / seconds,
+            "tokens_per_second": fed / seconds,
             "step_seconds": seconds,
-            "mfu_fraction": self.meter.mfu(tokens, len(batch), seconds),
+            "mfu_fraction": self.meter.mfu(fed, len(batch), seconds),
             "memory_current_bytes": memory.current,
             "memory_peak_bytes": memory.peak,
             "memory_by_category_bytes": at_peak(categories, memory.peak, self.baseline),

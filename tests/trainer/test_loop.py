@@ -491,18 +491,20 @@ RATES = ("optim.head_learning_rate=0.03", "optim.embedding_learning_rate=0.003")
     ("settings", "expected"),
     [([], True), (["optim.refresh=first-micro-batch"], False), (["model.router_aux_loss=0.01"], False)],
 )
+@pytest.mark.parametrize("counts", [None, True, False])
 def test_rows_of_like_length_are_put_together_where_the_split_is_execution(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], expected: bool
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], expected: bool, counts: bool | None
 ) -> None:
+    """And where a second loss, if there is one, counts targets."""
     asked = list[bool]()
     monkeypatch.setattr(loop, "train_step", lambda *how: asked.append(how[-1]))
     monkeypatch.setattr(loop, "in_stage", lambda *how: nullcontext((how[2], 1)))
     loaded = load_recipe(str(recipe), settings).recipe
     router = object() if loaded.model.router_aux_loss else None
     standing = SimpleNamespace(recipe=loaded, router=router, group=None, lengths=(), model=None, optimizer=None)
-    standing.extra, standing.total_steps = None, STEPS
+    standing.extra, standing.total_steps = None if counts is None else SimpleNamespace(counts_targets=counts), STEPS
     loop.take_step(standing, SimpleNamespace(), 1)  # type: ignore[arg-type]
-    assert asked == [expected]
+    assert asked == [expected and counts is not False]
 
 
 def test_head_and_embeddings_are_trained_at_their_rates_and_so_they_go_on(recipe: Path, tmp_path: Path) -> None:

@@ -80,6 +80,10 @@ class Extra(Protocol):
     def count(self, batch: Any) -> int:
         """What its sum over a batch is divided by."""
 
+    @property
+    def counts_targets(self) -> bool:
+        """Whether that is the number of targets."""
+
     def watching(self, batch: Any) -> AbstractContextManager[object]:
         """A context for the forward pass of rows of which it wants to see more than the last hidden states."""
 

@@ -56,6 +56,11 @@ class ExtraLoss(ABC):
         """What the sum over a batch is divided by: its targets."""
         return batch.targets
 
+    @property
+    def counts_targets(self) -> bool:
+        """Whether it is; what else is counted may depend on how rows are padded."""
+        return type(self).count is ExtraLoss.count
+
     def watching(self, batch: TokenBatch) -> AbstractContextManager[Any]:
         """A context in which the model's forward pass is watched."""
         return nullcontext() if self.watch is None else self.watch.during()

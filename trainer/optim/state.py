@@ -76,6 +76,7 @@ class Stored(Optimizer):
         Raises:
             ValueError: it is no such optimizer's, of other names, or a tensor is missing or of another shape or dtype;
                 nothing was changed.
+            Exception: what torch raises where a copy fails, as for want of memory; the state is then empty.
         """
         if missing := {"state", "param_groups"} - state_dict.keys():
             raise ValueError(f"this is no state dict of an optimizer: it has no {' and no '.join(sorted(missing))}")
@@ -103,14 +104,20 @@ class Stored(Optimizer):
             for group, ours in zip(self.param_groups, here, strict=True):
                 own = {name for name in ours if name in (*COMPOSITION, "param_names") or name not in group}
                 group.update({name: ours[name] for name in own})
-            for parameter, saved in read.items():
-                state = dict[str, Tensor]()
-                # what was kept is free before the copies are made
-                self.state[parameter] = self.slots[parameter].weight.state = state
-                state.update((name, _own(name, value, parameter)) for name, value in saved.items())
             for group in self.param_groups:
                 for parameter in group["params"]:
-                    self.slots[parameter].weight.group = group
+                    slot = self.slots[parameter]
+                    slot.weight.group, self.state[parameter] = group, slot.state
+            try:
+                for parameter, saved in read.items():
+                    state = self.slots[parameter].state
+                    state.clear()  # what was kept is free before the copies are made
+                    state.update((name, _own(name, value, parameter)) for name, value in saved.items())
+            except BaseException as error:
+                for slot in self.slots.values():
+                    slot.state.clear()
+                error.add_note("nothing is left of the optimizer's state, that of before included: load it again")
+                raise
 
         before = self.register_load_state_dict_pre_hook(take)
         after = self.register_load_state_dict_post_hook(put, prepend=True)
@@ -157,6 +164,8 @@ def _check_state(
         if name not in wanted:
             raise ValueError(f"{slot.name}.{name} is saved, and nothing like it is kept here")
         here, there = wanted[name], saved[name]
+        if not isinstance(there, Tensor):
+            raise ValueError(f"{slot.name}.{name}: {there!r} is saved, and a tensor is kept here")
         if here.shape != there.shape or here.dtype != there.dtype:
             described = [f"{x.dtype} {tuple(x.shape)}" for x in (there, here)]
             raise ValueError(f"{slot.name}.{name}: {described[0]} saved, {described[1]} here")

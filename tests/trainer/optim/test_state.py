@@ -145,6 +145,35 @@ def test_what_is_kept_is_gone_before_what_is_loaded_is_copied() -> None:
     assert (alive[0], alive[-1]) == (1, 0)
 
 
+def test_a_load_that_fails_leaves_no_state_and_says_so() -> None:
+    """A half of either would go on silently."""
+    saved, optimizer = trained(), trained()
+
+    class OutOfMemory(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.overloadpacket.__name__ == "_to_copy" and optimizer.slots[second].state == {}:
+                raise torch.OutOfMemoryError("no room")
+            return func(*args, **(kwargs or {}))
+
+    second = list(optimizer.slots)[1]
+    with OutOfMemory(), pytest.raises(torch.OutOfMemoryError) as failed:
+        optimizer.load_state_dict(saved.state_dict())
+    assert failed.value.__notes__ == [
+        "nothing is left of the optimizer's state, that of before included: load it again"
+    ]
+    assert not any(slot.state for slot in optimizer.slots.values())
+    assert all(slot.weight.group in optimizer.param_groups for slot in optimizer.slots.values())
+    optimizer.load_state_dict(saved.state_dict())
+    assert same(everything(optimizer), everything(saved))
+
+
+def test_a_saved_number_in_place_of_a_tensor_is_refused_by_name() -> None:
+    saved = trained().state_dict()
+    saved["state"][0]["step"] = 3
+    with pytest.raises(ValueError, match=r"step: 3 is saved, and a tensor is kept here"):
+        trained().load_state_dict(saved)
+
+
 class Fails(TorchFunctionMode):
     """The n-th tensor that is made finds no memory."""
 

@@ -98,9 +98,11 @@ def _optimizer(draft: Draft, key: str, value: Any) -> None:
 
 def _betas(draft: Draft, key: str, value: Any) -> None:
     """Both decay rates of the moments, which are two settings."""
-    if not isinstance(value, list) or len(value) != 2:
-        return draft.leave(key, "it is no list of two: the recipe takes optim.adam_beta1 and optim.adam_beta2")
-    first, second = value
+    shares = [each for each in value if type(each) in (int, float) and 0 <= each < 1] if isinstance(value, list) else []
+    if len(shares) != 2 or shares != value:
+        why = "it is no list of two numbers from 0 to below 1: the recipe takes optim.adam_beta1 and optim.adam_beta2"
+        return draft.leave(key, why)
+    first, second = shares
     draft.settings["optim.adam_beta1"] = first
     return draft.take(key, f"optim.adam_beta2: {second}", value, f"after optim.adam_beta1: {first}")
 

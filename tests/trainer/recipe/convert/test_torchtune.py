@@ -58,9 +58,10 @@ def test_silent_defaults_are_those_of_its_builders(tmp_path: Path) -> None:
     assert (optim["rank"], optim["lora_alpha"], optim["weight_decay"]) == (64, 128, 0.1)
     _, optim = made(tmp_path, optimizer={"_component_": "torch.optim.AdamW", "betas": [0.9, 0.95]})
     assert (optim["adam_beta1"], optim["adam_beta2"]) == (0.9, 0.95)
-    alone, optim = made(tmp_path, optimizer={"_component_": "torch.optim.AdamW", "betas": 0.9})
-    assert "adam_beta1" not in optim
-    assert "it is no list of two" in why(alone, "optimizer.betas")
+    for betas in (0.9, [0.9], [0.8, 1.0], [1.0, 0.999], ["a: b", 0.9]):
+        alone, optim = made(tmp_path, optimizer={"_component_": "torch.optim.AdamW", "betas": betas})
+        assert {"adam_beta1", "adam_beta2"}.isdisjoint(optim)
+        assert "it is no list of two numbers" in why(alone, "optimizer.betas")
     _, optim = made(tmp_path, optimizer={"_component_": "torch.optim.Adam"})
     assert {"rank", "lora_alpha", "weight_decay"}.isdisjoint(optim)
 
