@@ -512,7 +512,9 @@ def test_exact_micro_batches_that_count_twice(records, scale, monkeypatch) -> No
     exact._micro_batches(scale, records)
     (held, _) = verdicts(records).values()
     assert held
-    monkeypatch.setattr(step, "micro_batches", lambda batch, size: [batch.rows(0, size)] * (len(batch) // size))
+    monkeypatch.setattr(
+        step, "micro_batches", lambda batch, size, by_length: [batch.rows(0, size)] * (len(batch) // size)
+    )
     again = Records(records.file.with_name("again.jsonl"), "trial")
     exact._micro_batches(scale, again)
     assert next(iter(verdicts(again).values())) is False

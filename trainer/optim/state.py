@@ -90,7 +90,8 @@ class Stored(Optimizer):
             ids = [index for group in groups for index in group["params"]]
             parameters = [p for group in here for p in group["params"]]
             # torch refuses another number of them
-            read.update((p, given["state"].get(index, {})) for index, p in zip(ids, parameters, strict=False))
+            # each in a dict of its own: those of a state that is loaded into itself are emptied below
+            read.update((p, dict(given["state"].get(index, {}))) for index, p in zip(ids, parameters, strict=False))
             check_saved(groups)
             numbers = {p: _numbers(group) for group, ours in zip(groups, here, strict=False) for p in ours["params"]}
             for parameter, saved in read.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -122,6 +123,8 @@ def _described(value: Any) -> Any:
         return Described(value.shape, value.stride(), value.dtype, value.device.type)
     if isinstance(value, (list, tuple)):
         return tuple(map(_described, value))
+    if isinstance(value, float) and math.isnan(value):
+        value = math.nan  # equal to itself alone, as this one object
     return (type(value), value)  # 1, 1.0 and True are equal, and give results of different types
 
 

@@ -257,6 +257,14 @@ def test_equal_numbers_of_different_types_are_different_operations() -> None:
         assert results() == [torch.int64, FP32, torch.int64, torch.int64] == results()
 
 
+def test_an_operation_that_is_given_nan_is_known_again() -> None:
+    tracer = SimulatedTracer()
+    with tracer:
+        for _ in range(3):
+            meta(3, dtype=FP32).nan_to_num_(float("nan"))
+    assert [str(each.call.function) for each in tracer.trace.operations].count("aten.nan_to_num_.default") == 1
+
+
 def test_results_of_the_same_shape_are_different_storages() -> None:
     tracer = SimulatedTracer()
     with tracer:
