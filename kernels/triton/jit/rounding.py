@@ -22,8 +22,8 @@ def random_bits(offset, low, high):
 
 @triton.jit
 def plain_bits(value):
-    """uint32 of fp32; of every NaN 0x7FC00000, as NVIDIA's, 0x7FFFFFFF, becomes -0.0 by what is added."""
-    return tl.where(value != value, 0x7FC00000, value.to(tl.uint32, bitcast=True))
+    """uint32 of fp32; of the NaN of NVIDIA's arithmetic, 0x7FFFFFFF, 0x7FC00000: what is added would make it -0.0."""
+    return tl.minimum(value.to(tl.int32, bitcast=True), 0x7FC00000).to(tl.uint32, bitcast=True)
 
 
 @triton.jit
