@@ -122,8 +122,8 @@ def take_step(run: Run, batch: Batch, number: int) -> StepResult:
         objective = Objective(train.z_loss, run.extra, run.router)
         how = (train.micro_batch_size * pieces, optim.max_grad_norm, objective, run.group)
         rows = skipping(cut, train.position_skips, train.seed, number)
-        by_length = run.extra is None or run.extra.counts_targets
-        by_length = by_length and not micro_batch_counts(run.recipe, run.router is not None)
+        split_counts = micro_batch_counts(run.recipe, run.router is not None)
+        by_length = not split_counts and (run.extra is None or run.extra.counts_targets)
         result = train_step(run.model, run.optimizer, rows, *how, by_length)
     if not restarts_after(optim, number, run.total_steps):
         return result
