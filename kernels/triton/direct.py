@@ -20,7 +20,7 @@ from typing import Any
 import triton
 from torch import Tensor
 
-KNOWN = ("3.6.", "3.7.")  # versions of Triton whose launchers take what is handed to them here
+KNOWN = ("3.6.", "3.7.", "3.8.", "3.9.")  # versions of Triton whose launchers take what is handed to them here
 if triton.__version__.startswith(KNOWN):  # in another one these may lie elsewhere
     from triton import knobs
     from triton.compiler import CompiledKernel

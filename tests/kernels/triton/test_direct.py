@@ -46,6 +46,7 @@ class Driver:
         self.device, self.stream, self.asked, self.loaded = UNUSED, 7, [], itertools.count(1)
         self.utils = SimpleNamespace(
             load_binary=lambda *_: (object(), next(self.loaded), 0, 0, 1024),
+            unload_module=lambda module: None,
             get_device_properties=lambda device: {"max_shared_mem": 1 << 17},
         )
 
@@ -273,7 +274,7 @@ def test_an_interpreted_kernel_does_not():
     assert not direct._fits(_interpreted().adam.adam_kernel)
 
 
-@pytest.mark.parametrize("version", ["3.5.1", "3.8.0", "4.0.0", "3.60.0"])
+@pytest.mark.parametrize("version", ["3.5.1", "3.10.0", "4.0.0", "3.60.0"])
 def test_a_version_whose_launchers_are_unknown_goes_its_own_way(version, driver, by_triton, monkeypatch):
     monkeypatch.setattr(triton, "__version__", version)
     monkeypatch.setattr(direct, "_unknown", direct._unknown.__wrapped__)

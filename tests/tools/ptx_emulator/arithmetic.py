@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ptx_emulator.bf16 import in_bf16
 from ptx_emulator.block import UNSIGNED, Block, Value, dtype_of, source, target
 from ptx_emulator.faults import Fault
 from ptx_emulator.parse import Instruction
@@ -63,15 +65,19 @@ COMPARE: dict[str, Callable[[Value, Value], Value]] = {
     "num": lambda x, y: (x == x) & (y == y),
     "nan": lambda x, y: (x != x) | (y != y),
 }
+NARROW = {"bf16": "b16", "bf16x2": "b32"}  # what their registers are read as
 NAMES = FLOAT.keys() | INTEGER.keys() | {"shl", "shr"}
 
 
 def compute(i: Instruction) -> Step:
     """add, mul.wide, fma, shl, and.pred …: one result of one to three operands."""
     name, kind = i.opcode[0], i.opcode[-1]
-    reads, write = [source(x, kind) for x in i.operands[1:]], target(i.operands[0])
+    reads, write = [source(x, NARROW.get(kind, kind)) for x in i.operands[1:]], target(i.operands[0])
+    function: Callable[..., Any]
     if kind == "pred":
         function = LOGIC[name]
+    elif kind in NARROW:
+        function = partial(in_bf16, FLOAT[name])
     elif kind == "f32":
         function = FLOAT[name]
     elif name in ("shl", "shr"):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ptx_emulator.arithmetic import Step
+from ptx_emulator.bf16 import bf16_bits, bf16_values
 from ptx_emulator.block import Block, Value, dtype_of, source, target
 from ptx_emulator.faults import Fault
 from ptx_emulator.parse import Instruction
@@ -16,19 +17,10 @@ E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().nu
 ROUNDINGS: dict[str, Callable[[Value], Value]] = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
-def bf16_bits(x: Value) -> Value:
-    """fp32 → bf16, to nearest even."""
-    return torch.from_numpy(x.copy()).bfloat16().view(torch.int16).numpy().view(np.uint16)
-
-
 def e4m3_bits(x: Value) -> Value:
     """fp32 → e4m3, to nearest even, saturated."""
     held = torch.from_numpy(np.clip(x, -448, 448).astype(np.float32)).to(torch.float8_e4m3fn)
     return held.view(torch.uint8).numpy()
-
-
-def bf16_values(bits: Value) -> Value:
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def f16_bits(x: Value) -> Value:

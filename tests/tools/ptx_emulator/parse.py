@@ -61,7 +61,8 @@ def _line(line: str, instructions: list[Instruction], labels: dict[str, int]) ->
             continue
         match = _STATEMENT.fullmatch(statement)
         assert match is not None, f"unreadable: {statement}"
-        opcode = tuple(match[3].split("."))
+        # memory of the block itself, as there is no cluster
+        opcode = tuple(match[3].replace("shared::cta", "shared").split("."))
         instructions.append(Instruction(match[2] or "", match[1] == "!", opcode, _split(match[4]), statement))
 
 

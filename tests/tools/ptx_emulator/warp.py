@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from ptx_emulator.arithmetic import Step
+from ptx_emulator.bf16 import bf16_values
 from ptx_emulator.block import Block, Read, Value, address, dtype_of, source, target
-from ptx_emulator.convert import E4M3, bf16_values
+from ptx_emulator.convert import E4M3
 from ptx_emulator.faults import Fault
 from ptx_emulator.parse import Instruction, registers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ def scale_rope(config: PreTrainedConfig, rope: RopeSection, base_dir: Path, *, b
         setattr(text, START, rope.start_tokens or 0)
 
 
+def by_kind_of_layer(parameters: Mapping[str, Any]) -> bool:
+    """Whether rotary `parameters` are a mapping for each kind of layer, as of models whose windows have their own."""
+    return any(isinstance(each, Mapping) for each in parameters.values())
+
+
 def own_parameters(config: PreTrainedConfig, where: str = WHERE) -> dict[str, Any]:
     """The rotary parameters a model has; of one that has some for each kind of layer, those of its global attention.
 
@@ -71,7 +77,7 @@ def own_parameters(config: PreTrainedConfig, where: str = WHERE) -> dict[str, An
     """
     text = config.get_text_config()
     parameters = getattr(text, "rope_parameters", None)
-    if isinstance(parameters, dict) and text.nested_rope_parameter_keys(parameters):
+    if isinstance(parameters, dict) and by_kind_of_layer(parameters):
         parameters = parameters.get("full_attention")
     room = getattr(text, "max_position_embeddings", None)
     if not isinstance(parameters, dict) or "rope_theta" not in parameters or not isinstance(room, int):
@@ -132,5 +138,5 @@ def _check_factors(parameters: dict[str, Any], count: int) -> None:
 
 
 def _set_parameters(text: Any, parameters: dict[str, Any]) -> None:
-    nested = text.nested_rope_parameter_keys(text.rope_parameters)
+    nested = by_kind_of_layer(text.rope_parameters)
     text.rope_parameters = text.rope_parameters | {"full_attention": parameters} if nested else parameters

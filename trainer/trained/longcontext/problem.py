@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.models.rope.scaling import own_parameters, pairs, scale_rope, trained_length
+from galore.trainer.models.rope.scaling import by_kind_of_layer, own_parameters, pairs, scale_rope, trained_length
 from galore.trainer.recipe.schema.rope import RopeSection
 from galore.trainer.trained.longcontext.evolution import OVER, Candidate, Space, ascending
 
@@ -109,7 +109,7 @@ class Problem:
 def _rotation(config: PreTrainedConfig, length: int | None = None) -> tuple[Tensor, float]:
     """Frequencies and attention factor, as transformers computes them of a configuration."""
     text = config.get_text_config()
-    kind = "full_attention" if text.nested_rope_parameter_keys(text.rope_parameters) else None
+    kind = "full_attention" if by_kind_of_layer(text.rope_parameters) else None
     found: tuple[Tensor, float] = ROPE_INIT_FUNCTIONS[own_parameters(config)["rope_type"]](
         text, seq_len=length, layer_type=kind
     )
