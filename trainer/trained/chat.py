@@ -19,7 +19,7 @@ from galore.trainer.trained.runmodel import StoredModel
 
 
 class AnswerStreamer(TextStreamer):  # type: ignore[misc]
-    """Hands over words as soon as they are whole, and keeps all of them."""
+    """Hands over what is spelled as soon as it is certain, and keeps all of it."""
 
     def __init__(self, tokenizer: Any, tell: Callable[[str], object]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -24,11 +24,11 @@ Tiny = Callable[..., LoadedRecipe]
 
 BOUNDED = ("llama", "llama-odd", "mistral", "qwen2-window", "qwen3", "gemma3", "gpt2", "phi3")  # groups, windows, heads
 CAPPED = ("gemma2", "gpt-oss")  # scores that are soft-capped, or have a sink
-MASKED = ("stablelm", "gptj")  # architectures that do not hand on what they are told
+MASKED = ("stablelm", "gptneo")  # architectures that do not hand on what they are told
 LEAKING = ("mamba", "bloom", "lfm2")
 DOCUMENTS = [[10, 14], [3, 12, 9]]  # lengths, row after row; windows are of 8
 NUMBERS = {torch.float64: 1e-10, torch.float32: 1e-5}
-FLOAT32_INSIDE = ("gemma2", "gemma3", "gptj", "gpt-oss")  # norms or scores, whatever the weights are
+FLOAT32_INSIDE = ("gemma2", "gemma3", "gptneo", "gpt-oss")  # norms or scores, whatever the weights are
 
 
 def batch_of(documents: list[list[Tensor]]) -> TokenBatch:

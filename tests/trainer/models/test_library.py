@@ -133,12 +133,12 @@ def test_an_attention_that_the_architecture_lacks_has_the_remedy_that_works(
 ) -> None:
     from architectures import decoder
 
-    decoder("gptj").save_pretrained(tmp_path / "gptj")
+    decoder("gptneo").save_pretrained(tmp_path / "gptneo")
     with pytest.raises(UserError) as refused:
-        build(260, name_or_path="gptj")
+        build(260, name_or_path="gptneo")
     assert refused.value.where == "model.attn_implementation"
     assert refused.value.fix == "set model.attn_implementation: eager"
-    assert build(260, name_or_path="gptj", attn_implementation="eager").config._attn_implementation == "eager"
+    assert build(260, name_or_path="gptneo", attn_implementation="eager").config._attn_implementation == "eager"
 
 
 def test_two_tensors_for_one_parameter_are_refused(build: Callable[..., PreTrainedModel], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Callable
 from typing import Any, Literal
@@ -102,7 +103,7 @@ def _gated(kind: type[nn.Module]) -> type[nn.Module]:
 
 def _turned(kind: type[nn.Module]) -> type[nn.Module]:
     """The attention class with its own forward, which finds our rotation under the name of transformers'."""
-    own: Any = kind.forward
+    own: Any = inspect.unwrap(kind.forward)
     forward = types.FunctionType(own.__code__, {**own.__globals__, ROTATION: _rotation(own.__globals__[ROTATION])})
     forward.__kwdefaults__, forward.__defaults__ = own.__kwdefaults__, own.__defaults__
     return with_forward(kind, forward)

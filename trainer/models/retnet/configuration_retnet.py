@@ -18,7 +18,7 @@ class RetNetConfig(PreTrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "galore_retnet"
-    keys_to_ignore_at_inference: ClassVar = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar = ["past_key_values", "cache"]
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ transformers loads it where it is trusted: it imports torch, transformers and th
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from galore.kernels.model.retention import retention, rotations
 from galore.trainer.models.retnet.configuration_retnet import RetNetConfig
+
+
+# what transformers calls what it keeps of the tokens so far: `past_key_values` before 5.24
+CACHE = next(each.name for each in fields(BaseModelOutputWithPast) if each.name in ("cache", "past_key_values"))
 
 
 class RetentionCache:
@@ -131,6 +136,7 @@ class RetNetModel(RetNetPreTrainedModel):
         attention_mask: Tensor | None = None,  # (B, T or more), 0 at padding
         position_ids: Tensor | None = None,
         past_key_values: RetentionCache | None = None,
+        cache: RetentionCache | None = None,  # the same by its newer name
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         cu_seq_lens_q: Tensor | None = None,
@@ -141,18 +147,19 @@ class RetNetModel(RetNetPreTrainedModel):
             raise ValueError("give either input_ids or inputs_embeds")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
-        if use_cache and past_key_values is None:
-            past_key_values = RetentionCache(len(self.layers))
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = RetentionCache(len(self.layers))
         length, width = x.shape[1], self.config.hidden_size // self.config.num_attention_heads
         exact = torch.promote_types(x.dtype, torch.float32)
         turns = rotations(length, width, self.config.rope_theta, x.device, exact)
         seen = None if attention_mask is None else attention_mask[:, -length:]
         documents = None if cu_seq_lens_q is None or position_ids is None else (position_ids == 0).cumsum(1)
         for layer in self.layers:
-            x = layer(x, turns, seen, documents, past_key_values)
-        if past_key_values is not None:
-            past_key_values.seen += length
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
+            x = layer(x, turns, seen, documents, cache)
+        if cache is not None:
+            cache.seen += length
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), **{CACHE: cache})
 
 
 class RetNetForCausalLM(RetNetPreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -180,4 +187,4 @@ class RetNetForCausalLM(RetNetPreTrainedModel, GenerationMixin):  # type: ignore
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None if labels is None else self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: getattr(outputs, CACHE)})
