@@ -23,7 +23,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from galore.kernels.model.retention import retention, rotations
 from galore.trainer.models.retnet.configuration_retnet import RetNetConfig
 
-
 # what transformers calls what it keeps of the tokens so far: `past_key_values` before 5.24
 CACHE = next(each.name for each in fields(BaseModelOutputWithPast) if each.name in ("cache", "past_key_values"))
 
