@@ -40,22 +40,26 @@ def _method(draft: Draft, key: str, value: Any) -> None:
 def _datasets(draft: Draft, key: str, value: Any) -> None:
     """All data sets, files and those of the hub."""
     listed = value if isinstance(value, list) else [value]
-    entries = [each if isinstance(each, Mapping) else {"path": str(each)} for each in listed]
+    entries = [each if isinstance(each, Mapping) else {"path": each} for each in listed]
     pretraining = key == "pretraining_dataset"
     sets = [_data_set(each, _fields(each, pretraining)) for each in entries]
     data_sets(draft, key, sets, f"of type {entries[0].get('type', 'text')}")
 
 
 def _data_set(entry: Mapping[str, Any], fields: dict[str, str]) -> DataSet:
-    if _is_local(entry):
-        return DataSet(fields, paths=_files(entry))
     config, split = (str(entry[name]) if entry.get(name) else None for name in ("name", "split"))
-    return DataSet(fields, hub=str(entry["path"]), config=config, split=split)
+    if _is_local(entry):
+        return DataSet(fields, paths=_files(entry), split=split)
+    (path,) = _files(entry)
+    return DataSet(fields, hub=path, config=config, split=split)
 
 
 def _files(entry: Mapping[str, Any]) -> list[str]:
     named = entry.get("data_files") or entry.get("path")
-    return [str(each) for each in (named if isinstance(named, list) else [named])]
+    files = named if isinstance(named, list) else [named]
+    if not all(isinstance(each, str) for each in files):
+        raise TypeError
+    return files
 
 
 def _is_local(entry: Mapping[str, Any]) -> bool:

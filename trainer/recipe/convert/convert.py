@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from galore.trainer.recipe.convert.draft import Draft, Told, Tool
 from galore.trainer.recipe.convert.llama_factory import LLAMA_FACTORY
 from galore.trainer.recipe.convert.torchtune import TORCHTUNE, resolved
 from galore.trainer.recipe.load import recipe_from_resolved
-from galore.trainer.recipe.parse.problems import Problem, RecipeError
+from galore.trainer.recipe.parse.problems import Problem, RecipeError, indexed
 from galore.trainer.recipe.parse.source import Layer, read_layer
 
 TOOLS = {tool.name: tool for tool in (LLAMA_FACTORY, AXOLOTL, TORCHTUNE)}
 MOST_ROUNDS = 20  # of leaving out what the recipe refuses
 ARGUMENTS = re.compile(r"(\s*\w+\s*=[^,=]+)(,\s*\w+\s*=[^,=]+)*")
 FATES = ("taken", "changed", "left out")
+ROWS = ("data.path", "data.sources", "data.split", "data.hub_config")  # without one of them others are trained on
+UNKNOWN_KIND = "its value is not of a kind that is known here"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def convert(file: str, tool_name: str | None = None) -> Converted:
     tool = _tool(written, file, tool_name)
     together = {**tool.defaults(written), **written}
     values = resolved(together) if tool is TORCHTUNE else together
-    draft = Draft(values, lambda key: _line(layer, key, key in written))
+    draft = Draft(values, lambda key: _line(layer, key, written), file=file)
     for key in values:
         _one(draft, tool, key)
     _settle(draft)
@@ -66,7 +68,7 @@ def convert(file: str, tool_name: str | None = None) -> Converted:
 
 
 def _one(draft: Draft, tool: Tool, key: str) -> None:
-    rule, value = tool.table.get(key), draft.values[key]
+    rule, value, before = tool.table.get(key), draft.values[key], dict(draft.settings)
     if rule is None:
         draft.by_name(key)
     elif isinstance(rule, str):
@@ -75,7 +77,8 @@ def _one(draft: Draft, tool: Tool, key: str) -> None:
         try:
             rule(draft, key, value)
         except (TypeError, ValueError, AttributeError, LookupError):
-            draft.leave(key, "its value is not of a kind that is known here")
+            draft.leave(key, UNKNOWN_KIND)
+    draft.set_by |= {path: key for path, made in draft.settings.items() if path not in before or before[path] != made}
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -98,8 +101,11 @@ def _arguments(value: Any) -> Any:
     return {name.strip(): yaml.safe_load(number) for name, number in pairs}
 
 
-def _line(layer: Layer, key: str, is_written: bool) -> int:
-    return layer.place(tuple(key.split("."))).line if is_written else 0
+def _line(layer: Layer, key: str, written: Mapping[str, Any]) -> int:
+    """The line of a key, or of what stands in its value, such as `datasets.0.split`; 0 for one that is not written."""
+    place = tuple(key.split("."))
+    inside = place in layer.places and any(".".join(place[:count]) in written for count in (1, 2))
+    return layer.place(place).line if key in written or inside else 0
 
 
 def _tool(values: Mapping[str, Any], file: str, name: str | None) -> Tool:
@@ -150,25 +156,36 @@ def _anchored(path: Any) -> Any:
 
 
 def _leave_out_what_is_refused(draft: Draft, file: str) -> None:
-    """Settings that the recipe is not right with are dropped until it is right.
+    """Settings that the recipe is not right with are dropped until it is right, but none that says what is trained on.
 
     Raises:
-        UserError: it is wrong, and not by one of them.
+        UserError: it is wrong, and not by one of those.
     """
     for _ in range(MOST_ROUNDS):
         try:
             recipe_from_resolved(draft.text(), file)
             return
         except RecipeError as error:
+            of_rows = [each for each in error.problems if _rows(each)]
             refused = {path: each.what for each in error.problems if (path := _blamed(draft, each))}
-            if not refused:
-                told = "; ".join(f"{each.key}: {each.what}" for each in error.problems)
-                raise UserError(
-                    f"gives no recipe: {told}", where=file, fix="mend the file, or write these yourself"
-                ) from error
+            if of_rows or not refused:
+                raise _no_recipe(draft, of_rows or error.problems) from error
         for path, what in refused.items():
             draft.drop(path, f"{path} does not take it: {what}")
     raise UserError("gives no recipe", where=file, fix="write one from `galore recipes copy demo FILE`")
+
+
+def _no_recipe(draft: Draft, problems: Sequence[Problem]) -> UserError:
+    """What is wrong, in which line, and with which values that could not be read."""
+    unread = [f"{each.key}: {each.why}" for each in draft.told if each.why == UNKNOWN_KIND]
+    found = [f"{indexed(each.key)}: {each.what}" for each in problems]
+    key = next((draft.set_by[path] for each in problems if (path := _rows(each)) in draft.set_by), "")
+    return draft.refused(key, "; ".join(unread + found), "mend the file, or write these yourself")
+
+
+def _rows(problem: Problem) -> str:
+    """The setting of `ROWS` that a problem is about, or in one of whose entries it lies."""
+    return next((path for path in ROWS if f"{problem.key}.".startswith(f"{path}.")), "")
 
 
 def _blamed(draft: Draft, problem: Problem) -> str:

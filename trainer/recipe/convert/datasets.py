@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from galore.trainer.recipe.convert.draft import Draft, Told, is_off
+from galore.trainer.recipe.convert.draft import NOTHING, UNWRITTEN, Draft, Told, is_off
+from galore.trainer.recipe.explain.unknown import advice_on
 from galore.trainer.recipe.parse.syntax import dump_value
 from galore.trainer.recipe.schema.source import SourceSection
 
@@ -20,6 +21,16 @@ def columns(draft: Draft, key: str, fields_of: Mapping[str, str], why: str) -> N
     draft.told.append(Told(draft.line_of(key), key, draft.values.get(key), "changed", "", why))
 
 
+def leave_unread(
+    draft: Draft, place: str, entry: Mapping[str, Any], read: Collection[str], reasons: Mapping[str, str]
+) -> None:
+    """What an entry at `place` says of a data set beside the keys that are `read`, each left out with its reason."""
+    for name, value in entry.items():
+        if name not in read:
+            why = UNWRITTEN if is_off(value) else reasons.get(name) or advice_on(name) or NOTHING
+            draft.leave_part(f"{place}.{name}", value, why)
+
+
 @dataclass(frozen=True)
 class DataSet:
     """One data set of a file: files (`paths`), or a name on the hub; and the columns that are read of it."""
@@ -30,9 +41,14 @@ class DataSet:
     config: str | None = None
     split: str | None = None
 
+    @property
+    def part(self) -> str | None:
+        """The part of a split that is trained on, such as `train[:10%]`, of files too."""
+        return self.split if self.split is not None and "[" in self.split else None
+
     def source(self, weight: float | None) -> dict[str, Any]:
         """The data set as one of several."""
-        own: dict[str, Any] = {"path": self.paths[0] if len(self.paths) == 1 else list(self.paths)}
+        own: dict[str, Any] = {"path": self.paths[0] if len(self.paths) == 1 else list(self.paths), "split": self.part}
         if self.hub:
             own = {"name": self.hub, "hub_config": self.config, "split": self.split}
         told = {**own, "weight": weight, **self.columns}
@@ -63,9 +79,12 @@ def data_sets(draft: Draft, key: str, sets: Sequence[DataSet], why: str, weights
         draft.settings |= {f"data.{path}": value for path, value in named.items() if value}
         return columns(draft, key, first.columns, f"data.path: {first.hub}, {why}")
     draft.settings["data.source"] = "local"
-    if not weights and all(not each.hub and each.columns == first.columns for each in sets):
+    alike = all(not each.hub and each.columns == first.columns and each.part == first.part for each in sets)
+    if not weights and alike:
         paths = [path for each in sets for path in each.paths]
         draft.settings["data.path"] = paths if len(paths) > 1 else paths[0]
+        # the recipe refuses it, in its own words
+        draft.settings |= {"data.split": first.part} if first.part else {}
         return columns(draft, key, first.columns, f"data.path: {dump_value(draft.settings['data.path'])}, {why}")
     shares = weights if len(weights) == len(sets) else [None] * len(sets)
     draft.settings["data.sources"] = _told_apart([each.source(share) for each, share in zip(sets, shares, strict=True)])
@@ -78,7 +97,8 @@ def data_sets(draft: Draft, key: str, sets: Sequence[DataSet], why: str, weights
 def _told_apart(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The sources, those that would have the name of another numbered."""
     found = list[dict[str, Any]]()
-    labels = [SourceSection(**each).label for each in sources]
+    # what is wrong with one is for the recipe to say
+    labels = [SourceSection.model_construct(**each).label for each in sources]
     for number, (each, label) in enumerate(zip(sources, labels, strict=True), start=1):
         if labels.count(label) > 1:
             hub = {} if "path" in each else {"source": "hub", "path": each["name"]}

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import yaml
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.explain.aliases import OPTIMIZERS, VALUES, inverse
 from galore.trainer.recipe.explain.fields import fields, sections
 from galore.trainer.recipe.explain.unknown import advice_on, setting_called
 from galore.trainer.recipe.explain.values import shown
+from galore.trainer.recipe.parse.problems import indexed
 from galore.trainer.recipe.parse.syntax import dump_value
 
 Fate = Literal["taken", "changed", "left out"]
@@ -65,12 +67,14 @@ class Told:
 
 @dataclass
 class Draft:
-    """`values` are those of the file by dotted key, the toolkit's defaults included."""
+    """`values` are those of the file by dotted key, the toolkit's defaults included; `set_by` has the key behind a setting."""
 
     values: Mapping[str, Any]
     line_of: Callable[[str], int]
     settings: dict[str, Any] = field(default_factory=dict)
     told: list[Told] = field(default_factory=list)
+    set_by: dict[str, str] = field(default_factory=dict)
+    file: str = ""
 
     def take(self, key: str, target: str, value: Any, note: str = "") -> None:
         """Set `target`, a path, or `path: value` where the name says both."""
@@ -82,6 +86,17 @@ class Draft:
 
     def leave(self, key: str, why: str) -> None:
         self._tell(key, "left out", "", why)
+
+    def leave_part(self, place: str, value: Any, why: str) -> None:
+        """Leave out what stands inside a value, at a place such as `datasets.0.shards`."""
+        line = self.line_of(place) or self.line_of(place.partition(".")[0])
+        self.told.append(Told(line, indexed(place), value, "left out", "", why))
+
+    def refused(self, key: str, what: str, fix: str) -> UserError:
+        """The error of a file that would become another training."""
+        line = self.line_of(key)
+        where = f"{self.file}:{line}: {indexed(key)}" if line else self.file
+        return UserError(f"gives no recipe: {what}", where=where, fix=fix)
 
     def by_name(self, key: str) -> None:
         """Take a key under the name that it has here, or say why there is none."""
@@ -112,11 +127,15 @@ class Draft:
         return self._tell(key, "changed", "", told or "AdamW, as it is here")
 
     def drop(self, path: str, why: str) -> None:
-        """Leave out a setting that the recipe refuses."""
-        del self.settings[path]
-        for each in self.told:
-            if each.path == path and each.fate != "left out":
-                each.fate, each.why = "left out", why
+        """Leave out a setting that the recipe refuses; of one that a rule made beside others it is told, too."""
+        value, key = self.settings.pop(path), self.set_by.get(path)
+        told = [each for each in self.told if each.path == path and each.fate != "left out"]
+        for each in told:
+            each.fate, each.why = "left out", why
+        if not told and key is not None:
+            self._tell(key, "left out", path, why)
+        elif not told:
+            self.told.append(Told(0, path, value, "left out", path, why))
 
     def text(self) -> str:
         """The settings as YAML."""

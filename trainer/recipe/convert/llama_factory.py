@@ -94,9 +94,9 @@ def _dataset(draft: Draft, key: str, value: Any) -> None:
 
 
 def _data_set(folder: Path, name: str, entry: dict[str, Any], fields: dict[str, str]) -> DataSet:
-    if "hf_hub_url" not in entry:
-        return DataSet(fields, paths=[str(folder / str(entry.get("file_name", f"{name}.json")))])
     config, split = (str(entry[key]) if entry.get(key) else None for key in ("subset", "split"))
+    if "hf_hub_url" not in entry:
+        return DataSet(fields, paths=[str(folder / str(entry.get("file_name", f"{name}.json")))], split=split)
     return DataSet(fields, hub=str(entry["hf_hub_url"]), config=config, split=split)
 
 

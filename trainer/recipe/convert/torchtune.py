@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from galore.trainer.recipe.convert.datasets import ALPACA, columns
+from galore.trainer.recipe.convert.datasets import ALPACA, DataSet, data_sets, leave_unread
 from galore.trainer.recipe.convert.draft import (
     OFF,
     Draft,
@@ -19,6 +19,7 @@ from galore.trainer.recipe.convert.draft import (
     off,
     switch,
 )
+from galore.trainer.recipe.explain.values import shown
 from galore.trainer.recipe.parse.syntax import dump_value
 
 SETS = {
@@ -26,9 +27,17 @@ SETS = {
     "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", ALPACA),
     "samsum_dataset": ("Samsung/samsum", {"prompt_field": "dialogue", "response_field": "summary"}),
     "slimorca_dataset": ("Open-Orca/SlimOrca-Dedup", {"messages_field": "conversations"}),
+    "instruct_dataset": ("", {"prompt_field": "input", "response_field": "output"}),
 }
+NAMED = ("instruction", "input", "output", "conversations")  # by column_map
+RENAMED = {"dialogue": "input", "summary": "output"}  # columns, as column_map calls them where it does so otherwise
+READ = ("_component_", "source", "data_files", "split", "name", "column", "column_map", "conversation_column")
+ALL_ROWS = "all rows are trained on: put those that it keeps into a file of their own"
+SYSTEM = "a system message stands in the data, as the first of its messages"
+OF_ALL = {"packed": "data.packing: packed", "train_on_input": "data.loss_on: all"}  # one setting for all data sets
 MESSAGES = {"messages_field": "messages"}
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant"}
+MASKS = {"train_on_all": "all", "train_on_assistant": "responses", "train_on_last": "last"}
 LOCAL = ("json", "parquet", "text", "csv", "arrow")  # builders that read files
 ADAPTED = {"output_proj": "o_proj", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 APPLIED = {"model.apply_lora_to_mlp": "mlp", "model.apply_lora_to_output": "lm_head"}
@@ -68,25 +77,69 @@ def _longest(draft: Draft, key: str, value: Any) -> None:
 
 
 def _dataset(draft: Draft, key: str, value: Any) -> None:
-    kind = str(value).rpartition(".")[2]
-    source = draft.values.get("dataset.source")
-    files = draft.values.get("dataset.data_files")
-    hub, known = SETS.get(kind, (str(source), ALPACA if "instruct" in kind else MESSAGES))
+    """The data set that a section names."""
+    entry = {name.partition(".")[2]: each for name, each in draft.values.items() if name.startswith("dataset.")}
+    data_sets(draft, key, [_data_set(draft, "dataset", entry)], "with its fields")
+
+
+def _datasets(draft: Draft, key: str, value: Any) -> None:
+    """Several data sets in a list, which there are put together whole."""
+    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
+        raise TypeError
+    entries = [_targets_of(_kind(each)) | each for each in value]
+    sets = [_data_set(draft, f"{key}.{number}", entry) for number, entry in enumerate(entries)]
+    data_sets(draft, key, sets, "with their fields")
+    why = {"filter_fn": ALL_ROWS}
+    for name, target in OF_ALL.items():
+        path, _, on = target.partition(": ")
+        is_on = all(entry.get(name) is True for entry in entries)
+        draft.settings |= {path: on} if is_on else {}
+        why[name] = f"{target}, as all of them say" if is_on else f"{path} is one for all of them"
+    for number, entry in enumerate(entries):
+        leave_unread(draft, f"{key}.{number}", entry, READ, why)
+
+
+def _targets_of(kind: str) -> dict[str, Any]:
+    """Whether prompts are trained on where the file is silent, by the builder."""
+    return {"train_on_input": True} if "alpaca" in kind else {}
+
+
+def _kind(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("_component_")).rpartition(".")[2]
+
+
+def _data_set(draft: Draft, place: str, entry: Mapping[str, Any]) -> DataSet:
+    source = str(entry.get("source") or SETS.get(_kind(entry), ("",))[0])
+    files, split = entry.get("data_files"), str(entry.get("split") or "train")
+    leave_unread(draft, f"{place}.column_map", entry.get("column_map") or {}, NAMED, {"system": SYSTEM})
+    if source in LOCAL:
+        paths = files if isinstance(files, list) else [files]
+        if not all(isinstance(path, str) for path in paths):
+            raise TypeError
+        return DataSet(_columns(entry), paths=paths, split=split)
+    if files:
+        what = f"{shown(files)} are some of the files of {source}, which is read whole"
+        raise draft.refused(f"{place}.data_files", what, "fetch them, and write source: json with their paths")
+    return DataSet(_columns(entry), hub=source, config=entry.get("name"), split=split)
+
+
+def _columns(entry: Mapping[str, Any]) -> dict[str, str]:
+    """The columns of a data set, by its builder and the names that the file gives them."""
+    kind, renamed = _kind(entry), entry.get("column_map") or {}
     if kind == "text_completion_dataset":
-        known = {"text_field": str(draft.values.get("dataset.column", "text"))}
-    renamed = draft.values.get("dataset.column_map", {})
-    if isinstance(renamed, dict) and kind == "instruct_dataset":
-        known = {
-            "prompt_field": str(renamed.get("input", "input")),
-            "response_field": str(renamed.get("output", "output")),
-        }
-    local = str(source) in LOCAL
-    path = files if local else source or hub
-    draft.settings |= {"data.source": "local" if local else "hub", "data.path": path}
-    if not local:
-        split = draft.values.get("dataset.split", "train")
-        draft.settings |= {"data.split": split, "data.validation_split": None, "data.streaming": False}
-    columns(draft, key, known, f"data.path: {path}, with its fields")
+        return {"text_field": str(entry.get("column", "text"))}
+    if not is_off(entry.get("conversation_column")):
+        return {"messages_field": str(entry["conversation_column"])}
+    known = SETS[kind][1] if kind in SETS else ALPACA if "instruct" in kind else MESSAGES
+    return {path: str(renamed.get(RENAMED.get(column, column), column)) for path, column in known.items()}
+
+
+def _masks(draft: Draft, key: str, value: Any) -> None:
+    """Which tokens are targets, by a name."""
+    if value in MASKS:
+        draft.take(key, f"data.loss_on: {MASKS[value]}", value)
+    else:
+        draft.leave(key, "it is not offered: the recipe takes data.loss_on")
 
 
 def _optimizer(draft: Draft, key: str, value: Any) -> None:
@@ -160,10 +213,13 @@ TABLE: dict[str, str | Rule] = {
     "dataset.column": PART_OF_DATA,
     "dataset.column_map": PART_OF_DATA,
     "dataset.name": "data.hub_config",
+    "dataset.filter_fn": absent(ALL_ROWS),
+    "dataset": _datasets,
     "dataset_val._component_": _held_out,
     "dataset_val": _held_out,
     "dataset.packed": switch("data.packing: packed", "data.packing: paper"),
     "dataset.train_on_input": switch("data.loss_on: all", "data.loss_on: responses"),
+    "dataset.masking_strategy": _masks,
     "checkpointer.checkpoint_dir": "model.name_or_path",
     "checkpointer.checkpoint_files": absent("all weights of checkpoint_dir are read"),
     "checkpointer._component_": absent("safetensors of Hugging Face are read"),
@@ -200,6 +256,10 @@ def _defaults(written: Mapping[str, Any]) -> dict[str, Any]:
     found = DEFAULTS | (OF_ADAPTERS if _adapts(written.get("model._component_")) else {})
     if "adamw" in str(written.get("optimizer._component_")).lower():
         found |= {"optimizer.weight_decay": DECAY}
+    if "dataset.masking_strategy" not in written:
+        found |= {
+            f"dataset.{key}": value for key, value in _targets_of(str(written.get("dataset._component_"))).items()
+        }
     if not any(key.endswith("max_seq_len") for key in written):
         found |= {"tokenizer.max_seq_len": None}
     return found

@@ -48,9 +48,13 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        key = re.sub(r"\.(\d+)", r"[\1]", self.key)
-        head = ": ".join(filter(None, (str(self.place), key, self.what)))
+        head = ": ".join(filter(None, (str(self.place), indexed(self.key), self.what)))
         return f"{head}\n    → {self.fix}" if self.fix else head
+
+
+def indexed(key: str) -> str:
+    """A key in a list as people write it: `data.sources.0.split` as `data.sources[0].split`."""
+    return re.sub(r"\.(\d+)", r"[\1]", key)
 
 
 class RecipeError(UserError):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from toolkit_files import FILES, settings, write, write_text
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.convert.convert import convert
 from galore.trainer.recipe.load import load_recipe
 
@@ -115,3 +116,39 @@ def test_data_sets_of_llama_factory_are_looked_up(tmp_path: Path) -> None:
     assert "without max_steps all is read" in next(each.why for each in endless.told if each.key == "streaming")
     text = settings(convert(write(tmp_path, "llama-factory", dataset="notes", stage="pt")).text)
     assert text["data.text_field"] == "text"
+
+
+ALPACA = "torchtune.datasets.alpaca_dataset"
+
+
+@pytest.mark.parametrize(
+    ("tool", "theirs", "where"),
+    [
+        ("axolotl", {"datasets": [{"path": "me/x", "split": "train[:10%]"}]}, ":3: datasets: .*data.split: "),
+        ("axolotl", {"datasets": [{"path": "me/x"}, {"path": "me/y", "split": "train[:10%]"}]}, r"sources\[1\].split: "),
+        ("axolotl", {"datasets": [{"path": "x.jsonl", "split": "train[:10%]"}]}, "data.split: "),
+        ("axolotl", {"datasets": [{"path": "x.jsonl"}, {"path": "y.jsonl", "split": "train[:10%]"}]}, r"\[1\].split: "),
+        ("torchtune", {"dataset": {"_component_": ALPACA, "split": "train[:10%]"}}, ":7: dataset._component_: .*split"),
+        ("torchtune", {"dataset": [{"_component_": ALPACA, "split": "train[:10%]"}]}, ":6: dataset: .*data.split: "),
+        ("torchtune", {"dataset": {"_component_": ALPACA, "source": "json", "data_files": "x.json",
+                                   "split": "train[:10%]"}}, "data.split: "),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_split_does_not_become_all_of_it(
+    tool: str, theirs: dict[str, Any], where: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"{where}train\[:10%\] is a part of a split" if where[-1] == " " else where):
+        convert(write(tmp_path, tool, **theirs), tool)
+
+
+@pytest.mark.parametrize(("split", "source"), [("train[:10%]", "file_name"), ("train[5%:]", "hf_hub_url")])
+def test_nor_does_one_of_dataset_info(split: str, source: str, tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"x": {source: "x.json", "split": split}}))
+    with pytest.raises(UserError, match=r":\d+: dataset: gives no recipe: data.split: train"):
+        convert(write(tmp_path, "llama-factory", dataset="x", dataset_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("datasets", [[], [{}], 5, [{"path": ["a", "b"]}], [{"path": "me/y"}, {"path": 5}]])
+def test_data_sets_that_cannot_be_read_are_named(datasets: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gives no recipe: datasets: its value is not of a kind"):
+        convert(write(tmp_path, "axolotl", datasets=datasets))

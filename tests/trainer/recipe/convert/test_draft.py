@@ -110,3 +110,18 @@ def test_references_are_resolved() -> None:
         "log": "/tmp/x/logs",
         "other": "${absent}",
     }
+
+
+def test_what_is_dropped_is_told_whoever_set_it() -> None:
+    draft = Draft({"first": 1, "second": 2}, lambda key: 7)
+    draft.take("first", "train.seed", 1)
+    draft.settings |= {"optim.rank": 8, "train.save_steps": 5}
+    draft.set_by["optim.rank"] = "second"
+    for path in list(draft.settings):
+        draft.drop(path, "refused")
+    told = [(each.line, each.key, each.value, each.fate, each.why) for each in draft.told]
+    assert told == [
+        (7, "first", 1, "left out", "refused"),
+        (7, "second", 2, "left out", "refused"),
+        (0, "train.save_steps", 5, "left out", "refused"),
+    ]

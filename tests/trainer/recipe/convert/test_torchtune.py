@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.convert.convert import Converted, convert
 
 EXAMPLE = yaml.safe_load((Path(__file__).parent / "files/torchtune.yaml").read_text())
@@ -97,3 +98,56 @@ def test_a_name_means_what_its_section_says(tmp_path: Path) -> None:
         0,
     )
     assert "run_name" not in recipe["log"]
+
+
+SETS = "torchtune.datasets."
+
+
+def data_of(folder: Path, dataset: Any) -> tuple[Converted, dict[str, Any]]:
+    converted, _ = made(folder, dataset=dataset)
+    return converted, yaml.safe_load(converted.text)["data"]
+
+
+def test_a_list_of_data_sets_becomes_sources(tmp_path: Path) -> None:
+    chat = {"_component_": f"{SETS}chat_dataset", "source": "json", "data_files": "my.json", "conversation_column": "c"}
+    summary = {"_component_": f"{SETS}samsum_dataset", "packed": True, "column_map": {"input": "q", "tone": "t"}}
+    converted, data = data_of(tmp_path, [chat, summary, {"_component_": f"{SETS}alpaca_dataset"}])
+    one, two, three = data["sources"]
+    assert (one["path"], one["messages_field"]) == ("my.json", "c")
+    assert (two["name"], two["prompt_field"], two["response_field"]) == ("Samsung/samsum", "q", "summary")
+    assert (three["name"], three["split"], three["input_field"]) == ("tatsu-lab/alpaca", "train", "input")
+    assert why(converted, "dataset[1].packed") == "data.packing is one for all of them"
+    assert why(converted, "dataset[2].train_on_input") == "data.loss_on is one for all of them"
+    (tone,) = [each for each in converted.told if each.key == "dataset[1].column_map.tone"]
+    assert (tone.fate, tone.value) == ("left out", "t")
+    assert (tmp_path / "theirs.yaml").read_text().splitlines()[tone.line - 1].strip() == "tone: t"
+    assert (data["packing"], "loss_on" in data) == ("paper", False)
+    alike = [{"_component_": f"{SETS}alpaca_dataset", "packed": True, "split": split} for split in ("train", "test")]
+    _, data = data_of(tmp_path, alike)
+    assert (data["packing"], data["loss_on"]) == ("packed", "all")
+
+
+@pytest.mark.parametrize(
+    ("builder", "says", "loss_on"),
+    [
+        ("alpaca_dataset", {}, "all"),
+        ("alpaca_cleaned_dataset", {}, "all"),
+        ("alpaca_dataset", {"train_on_input": False}, "responses"),
+        ("alpaca_dataset", {"masking_strategy": "train_on_last"}, "last"),
+        ("instruct_dataset", {"source": "me/x", "masking_strategy": "train_on_all"}, "all"),
+        ("instruct_dataset", {"source": "me/x", "masking_strategy": "other"}, None),
+        ("samsum_dataset", {}, None),
+    ],
+)
+def test_targets_are_those_of_the_builder(
+    builder: str, says: dict[str, Any], loss_on: str | None, tmp_path: Path
+) -> None:
+    _, data = data_of(tmp_path, {"_component_": f"{SETS}{builder}", **says})
+    assert data.get("loss_on") == loss_on
+
+
+def test_some_files_of_a_data_set_do_not_become_all_of_it(tmp_path: Path) -> None:
+    chosen = {"_component_": f"{SETS}chat_dataset", "source": "me/x", "data_files": "first.json"}
+    for dataset in (chosen, [chosen]):
+        with pytest.raises(UserError, match=r"'first.json' are some of the files of me/x, which is read whole"):
+            data_of(tmp_path, dataset)
