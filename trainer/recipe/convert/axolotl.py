@@ -90,6 +90,16 @@ def _per_epoch(draft: Draft, key: str, value: Any) -> None:
         draft.leave(key, "write eval.eval_steps: the steps of an epoch / evals_per_epoch")
 
 
+def _warm_up(draft: Draft, key: str, value: Any) -> None:
+    """The share of the steps that warm up, where their number is not given."""
+    if not is_off(draft.values.get("warmup_steps")):
+        draft.leave(key, "warmup_steps counts")
+    elif is_off(value):
+        draft.take(key, "optim.warmup_ratio: 0.03", value, "3 % of the steps, there at most 100")
+    else:
+        draft.take(key, "optim.warmup_ratio", value)
+
+
 def _embeddings(draft: Draft, key: str, value: Any) -> None:
     """The rate of embeddings and output head, or its ratio to that of all."""
     rate = f"{value}x" if key == "embedding_lr_scale" else value
@@ -145,6 +155,7 @@ TABLE: dict[str, str | Rule] = {
     "optim_args.scale_type": _of_apollo(APOLLO.take_type),
     "embedding_lr": _embeddings,
     "embedding_lr_scale": _embeddings,
+    "warmup_ratio": _warm_up,
     "evals_per_epoch": _per_epoch,
     "eval_steps": whole_steps("eval.eval_steps"),
     "save_steps": whole_steps("train.save_steps"),
@@ -158,12 +169,21 @@ TABLE: dict[str, str | Rule] = {
 }
 DEFAULTS = {
     "adapter": None, "num_epochs": 1, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "sequence_len": 512,
-    "warmup_ratio": 0.0, "cosine_min_lr_ratio": 0.0, "val_set_size": 0.0, "learning_rate": 5e-5,
+    "warmup_ratio": None, "cosine_min_lr_ratio": 0.0, "val_set_size": 0.0, "learning_rate": 5e-5,
 }  # fmt: skip
+
+
+def _defaults(written: Mapping[str, Any]) -> dict[str, Any]:
+    """What it does where the file is silent; a number of steps takes the place of their share."""
+    return {
+        key: value for key, value in DEFAULTS.items() if key != "warmup_ratio" or is_off(written.get("warmup_steps"))
+    }
+
+
 AXOLOTL = Tool(
     "axolotl",
     ("base_model", "sequence_len", "datasets", "num_epochs", "val_set_size"),
     TABLE,
-    lambda written: DEFAULTS,
+    _defaults,
     "sample_packing",
 )
