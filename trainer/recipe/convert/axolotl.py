@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.recipe.convert.apollo import Apollo
-from galore.trainer.recipe.convert.datasets import ALPACA, DataSet, data_sets, streaming
+from galore.trainer.recipe.convert.datasets import ALPACA, SYSTEM, DataSet, data_sets, leave_unread, streaming
 from galore.trainer.recipe.convert.draft import (
     OFF,
     Draft,
@@ -22,6 +22,32 @@ from galore.trainer.recipe.convert.draft import (
     whole_steps,
 )
 
+CUSTOM = {"prompt_field": "field_instruction", "input_field": "field_input", "response_field": "field_output"}
+KNOWN_TYPES = ("alpaca", "completion", "pretrain", "sharegpt", "chat_template")
+READ = frozenset(["path", "data_files", "ds_type", "name", "split", "type", "field", "text_column", "field_messages"])
+PART = "all rows are trained on, not one part of so many: put its rows into a file of their own"
+MESSAGE = "messages have role and content, or from and value: rename what is called otherwise"
+TARGETS = "what the assistant says and what ends its turns are targets, by data.loss_on: write all, or last"
+CHOSEN = "a message with train: false is no target: write that into the data"
+PROMPT = "the chat template writes the prompt, an empty line and the input: data.chat_template names another"
+TEMPLATE = "data.chat_template is one for all data sets"
+UNREAD = {
+    "shards": PART,
+    "shards_idx": PART,
+    "skip": "all rows are trained on: put those behind the first into a file of their own",
+    "split": "files are read whole, whatever their split is called",
+    "revision": "the newest revision is read",
+    "preprocess_shards": "text is read and tokenized in bounded memory: leave it out",
+    "roles": "roles have their usual names: docs/instructions.md",
+    "field_tools": "tools are read of the column tools",
+    "drop_system_message": "system messages stay: take them out of the data",
+    **dict.fromkeys(("field_system", "system_prompt", "system_format"), SYSTEM),
+    **dict.fromkeys(("message_property_mappings", "message_field_role", "message_field_content"), MESSAGE),
+    **dict.fromkeys(("roles_to_train", "train_on_eos", "train_on_eot", "train_on_inputs"), TARGETS),
+    **dict.fromkeys(("message_field_training", "message_field_training_detail"), CHOSEN),
+    **dict.fromkeys(("format", "no_input_format"), PROMPT),
+    **dict.fromkeys(("chat_template", "chat_template_jinja"), TEMPLATE),
+}
 SUFFIXES = (".json", ".jsonl", ".parquet", ".txt", ".csv", ".arrow", ".gz")
 
 
@@ -44,6 +70,20 @@ def _datasets(draft: Draft, key: str, value: Any) -> None:
     pretraining = key == "pretraining_dataset"
     sets = [_data_set(each, _fields(each, pretraining)) for each in entries]
     data_sets(draft, key, sets, f"of type {entries[0].get('type', 'text')}")
+    for number, entry in enumerate(entries):
+        _leave_unread(draft, f"{key}.{number}", entry, sets[number].columns)
+
+
+def _leave_unread(draft: Draft, place: str, entry: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+    """What an entry says beside where its rows are and which columns are read."""
+    kind = entry.get("type") or ""
+    of_files = _is_local(entry) and "[" not in str(entry.get("split"))
+    leave_unread(draft, place, entry, READ - {"split"} if of_files else READ, UNREAD)
+    if isinstance(kind, Mapping):
+        leave_unread(draft, f"{place}.type", kind, CUSTOM.values(), UNREAD)
+    elif kind and kind not in KNOWN_TYPES:
+        why = f"its columns are taken to be {', '.join(columns.values())}: write those that it has"
+        draft.leave_part(f"{place}.type", kind, why)
 
 
 def _data_set(entry: Mapping[str, Any], fields: dict[str, str]) -> DataSet:
@@ -70,8 +110,7 @@ def _is_local(entry: Mapping[str, Any]) -> bool:
 def _fields(entry: Mapping[str, Any], pretraining: bool) -> dict[str, str]:
     kind = entry.get("type", "")
     if isinstance(kind, Mapping):
-        own = {"prompt_field": "field_instruction", "input_field": "field_input", "response_field": "field_output"}
-        return {path: str(kind[name]) for path, name in own.items() if kind.get(name)}
+        return {path: str(kind[name]) for path, name in CUSTOM.items() if kind.get(name)}
     if pretraining or kind in ("completion", "pretrain"):
         return {"text_field": str(entry.get("field") or entry.get("text_column") or "text")}
     if "sharegpt" in str(kind):

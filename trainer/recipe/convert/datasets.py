@@ -13,6 +13,8 @@ from galore.trainer.recipe.schema.source import SourceSection
 
 ALPACA = {"prompt_field": "instruction", "input_field": "input", "response_field": "output"}
 
+SYSTEM = "it is not written: a system message stands in the data, as the first of its messages"
+
 
 def columns(draft: Draft, key: str, fields_of: Mapping[str, str], why: str) -> None:
     """The columns of a data set, by a format that is known."""

@@ -10,7 +10,7 @@ from typing import Any
 from galore.trainer.common.reading import NotReadable, read_bounded
 from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES
 from galore.trainer.recipe.convert.apollo import Apollo
-from galore.trainer.recipe.convert.datasets import ALPACA, DataSet, data_sets, streaming
+from galore.trainer.recipe.convert.datasets import ALPACA, SYSTEM, DataSet, data_sets, leave_unread, streaming
 from galore.trainer.recipe.convert.draft import (
     OFF,
     Draft,
@@ -31,6 +31,27 @@ from galore.trainer.recipe.convert.draft import (
 MICRO = "per_device_train_batch_size"
 INDEX = "dataset_info.json"
 APOLLO = Apollo("apollo_", rank=16, scale=32.0, scale_type="channel")
+READ = ("file_name", "hf_hub_url", "subset", "split", "formatting", "columns")
+PREFERENCES = "its rows are preferences, which are not trained on here"
+UNREAD = {
+    "num_samples": "all rows are trained on, not so many that are drawn: put these into a file of their own",
+    "folder": "all folders of the data set are read: name one by its files, in data.path",
+    "revision": "the newest revision is read",
+    "ms_hub_url": "hf_hub_url is read",
+    "script_url": "hf_hub_url is read",
+    "tags": "messages have role and content, or from and value, and roles their usual names: docs/instructions.md",
+    "system": SYSTEM,
+    "history": "turns before the last are not read, which are prompts and targets there: write them as messages",
+    "tools": "tools are read of the column tools",
+    **dict.fromkeys(("ranking", "chosen", "rejected", "kto_tag"), PREFERENCES),
+    **dict.fromkeys(("images", "videos", "audios"), "training is on text only"),
+}
+ELSEWHERE = {
+    "ms_hub_url": "a data set of ModelScope",
+    "om_hub_url": "a data set of Modelers",
+    "script_url": "a script",
+    "cloud_file_name": "a file of a cloud",
+}
 HOLD_OUT = "it is a number of examples: write data.validation_fraction, a share"
 
 
@@ -84,20 +105,48 @@ def _dataset(draft: Draft, key: str, value: Any) -> None:
     folder = Path(str(draft.values.get("dataset_dir", "data")))
     known = _index(folder)
     entries = {name: known.get(name, {}) for name in names}
-    sets = [_data_set(folder, name, entries[name], _fields(draft, entries[name])) for name in names]
+    sets = [_data_set(draft, folder, name, entries[name]) for name in names]
     absent_from = [name for name in names if not entries[name]]
     found = f"as {folder / INDEX} says"
     if absent_from:
         where = f"not in {folder / INDEX}" if (folder / INDEX).exists() else f"looked up in no {folder / INDEX} here"
         found = f"and {', '.join(absent_from)} {where}: check path and fields, or convert where LLaMA-Factory ran"
     data_sets(draft, key, sets, found, _weights(draft) if len(sets) > 1 else ())
+    for name, entry in entries.items():
+        read = [own for own, _ in _columns(draft, entry).values()]
+        leave_unread(draft, f"{key}.{name}", entry, READ, UNREAD)
+        leave_unread(draft, f"{key}.{name}.columns", _named(entry), read, UNREAD)
 
 
-def _data_set(folder: Path, name: str, entry: dict[str, Any], fields: dict[str, str]) -> DataSet:
+def _data_set(draft: Draft, folder: Path, name: str, entry: dict[str, Any]) -> DataSet:
+    hub = entry.get("hf_hub_url")
+    elsewhere = next((key for key in ELSEWHERE if key in entry and not hub), "")
+    if elsewhere:
+        what = (
+            f"{name} is {ELSEWHERE[elsewhere]} in {folder / INDEX} ({elsewhere}: {entry[elsewhere]}), which is not read"
+        )
+        raise draft.refused("dataset", what, "fetch its rows, and name them there as file_name, or as hf_hub_url")
+    named = _named(entry)
+    fields = {path: str(named.get(own, column)) for path, (own, column) in _columns(draft, entry).items()}
     config, split = (str(entry[key]) if entry.get(key) else None for key in ("subset", "split"))
-    if "hf_hub_url" not in entry:
-        return DataSet(fields, paths=[str(folder / str(entry.get("file_name", f"{name}.json")))], split=split)
-    return DataSet(fields, hub=str(entry["hf_hub_url"]), config=config, split=split)
+    if hub:
+        return DataSet(fields, hub=str(hub), config=config, split=split)
+    return DataSet(fields, paths=[str(folder / str(entry.get("file_name", f"{name}.json")))], split=split)
+
+
+def _named(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    named = entry.get("columns")
+    return named if isinstance(named, Mapping) else {}
+
+
+def _columns(draft: Draft, entry: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """The columns of a data set: what dataset_info.json calls them, and their names where it says none."""
+    if draft.values.get("stage") == "pt":
+        return {"text_field": ("prompt", "text")}
+    if entry.get("formatting") in ("sharegpt", "openai"):
+        return {"messages_field": ("messages", "conversations")}
+    own = {"prompt_field": "prompt", "input_field": "query", "response_field": "response"}
+    return {path: (own[path], column) for path, column in ALPACA.items()}
 
 
 def _weights(draft: Draft) -> list[float]:
@@ -117,17 +166,6 @@ def _index(folder: Path) -> dict[str, Any]:
     except (OSError, NotReadable, ValueError, RecursionError):
         return {}
     return {name: entry for name, entry in known.items() if isinstance(entry, dict)} if isinstance(known, dict) else {}
-
-
-def _fields(draft: Draft, entry: dict[str, Any]) -> dict[str, str]:
-    named = entry.get("columns") if isinstance(entry.get("columns"), dict) else {}
-    assert isinstance(named, dict)
-    if draft.values.get("stage") == "pt":
-        return {"text_field": str(named.get("prompt", "text"))}
-    if entry.get("formatting") in ("sharegpt", "openai"):
-        return {"messages_field": str(named.get("messages", "conversations"))}
-    own = {"prompt_field": "prompt", "input_field": "query", "response_field": "response"}
-    return {path: str(named.get(own[path], column)) for path, column in ALPACA.items()}
 
 
 def _held_out(draft: Draft, key: str, value: Any) -> None:

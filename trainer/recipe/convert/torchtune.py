@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from galore.trainer.recipe.convert.datasets import ALPACA, DataSet, data_sets, leave_unread
+from galore.trainer.recipe.convert.datasets import ALPACA, SYSTEM, DataSet, data_sets, leave_unread
 from galore.trainer.recipe.convert.draft import (
     OFF,
     Draft,
@@ -33,7 +33,6 @@ NAMED = ("instruction", "input", "output", "conversations")  # by column_map
 RENAMED = {"dialogue": "input", "summary": "output"}  # columns, as column_map calls them where it does so otherwise
 READ = ("_component_", "source", "data_files", "split", "name", "column", "column_map", "conversation_column")
 ALL_ROWS = "all rows are trained on: put those that it keeps into a file of their own"
-SYSTEM = "a system message stands in the data, as the first of its messages"
 OF_ALL = {"packed": "data.packing: packed", "train_on_input": "data.loss_on: all"}  # one setting for all data sets
 MESSAGES = {"messages_field": "messages"}
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant"}
