@@ -178,7 +178,7 @@ def _leave_out_what_is_refused(draft: Draft, file: str) -> None:
 def _no_recipe(draft: Draft, problems: Sequence[Problem]) -> UserError:
     """What is wrong, in which line, and with which values that could not be read."""
     unread = [f"{each.key}: {each.why}" for each in draft.told if each.why == UNKNOWN_KIND]
-    found = [f"{indexed(each.key)}: {each.what}" for each in problems]
+    found = [": ".join(filter(None, (indexed(each.key), each.what))) for each in problems]
     key = next((draft.set_by[path] for each in problems if (path := _rows(each)) in draft.set_by), "")
     return draft.refused(key, "; ".join(unread + found), "mend the file, or write these yourself")
 

@@ -52,6 +52,7 @@ ELSEWHERE = {
     "script_url": "a script",
     "cloud_file_name": "a file of a cloud",
 }
+COMPENSATED = "there trained weights are float32, whatever bf16 and fp16 say; stochastic saves 2 bytes per weight"
 HOLD_OUT = "it is a number of examples: write data.validation_fraction, a share"
 
 
@@ -186,6 +187,22 @@ def _attention(draft: Draft, key: str, value: Any) -> None:
         draft.take(key, "model.attn_implementation", value)
 
 
+def _weights_kept(draft: Draft, key: str, value: Any) -> None:
+    """The type of the weights that are trained: float32 there, unless the file says otherwise."""
+    if not is_off(value):
+        draft.take(key, "model.dtype: bfloat16", value)
+    elif _trains_in_float32(draft.values):
+        # a bfloat16 weight beside what its rounding loses is the float32 one
+        draft.take(key, "optim.weight_rounding: compensated", value, COMPENSATED)
+    else:
+        draft.leave(key, off("model.dtype: bfloat16"))
+
+
+def _trains_in_float32(values: Mapping[str, Any]) -> bool:
+    adapts = values.get("finetuning_type", "lora") == "lora" and not _projects(values)
+    return not adapts and is_off(values.get("use_badam"))
+
+
 def _template(draft: Draft, key: str, value: Any) -> None:
     """A chat template by name, where one is called so here."""
     if is_off(value):
@@ -235,7 +252,7 @@ TABLE: dict[str, str | Rule] = {
     "disable_gradient_checkpointing": _recomputed,
     "flash_attn": _attention,
     "fp16": switch("model.dtype: bfloat16"),
-    "pure_bf16": switch("model.dtype: bfloat16"),
+    "pure_bf16": _weights_kept,
     "bf16": switch("model.dtype: bfloat16"),
 }
 DEFAULTS = {
@@ -253,6 +270,8 @@ def _defaults(written: Mapping[str, Any]) -> dict[str, Any]:
         own = {} if written.get("use_apollo") is True else {"galore_rank": 16, "galore_scale": 2.0}
     elif written.get("finetuning_type", "lora") == "lora":
         own = {"lora_rank": 8, "lora_alpha": None}
+    if "pure_bf16" not in written and _trains_in_float32(written):
+        own |= {"pure_bf16": False}
     return DEFAULTS | own
 
 

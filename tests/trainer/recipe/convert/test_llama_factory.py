@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toolkit_files import write
+from toolkit_files import settings, write
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.convert.convert import Converted, convert
@@ -58,3 +58,45 @@ def test_data_sets_from_elsewhere_are_refused_by_name(entry: dict[str, Any], tmp
     (key, *_), (value, *_) = entry, entry.values()
     with pytest.raises(UserError, match=rf"dataset: gives no recipe: x is a .*\({key}: {value}\), which is not read"):
         made(tmp_path, entry)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "rounding"),
+    [
+        ({"finetuning_type": "full"}, "compensated"),
+        ({"finetuning_type": "full", "bf16": False, "fp16": True}, "compensated"),
+        ({"finetuning_type": "full", "pure_bf16": False}, "compensated"),
+        ({"finetuning_type": "full", "pure_bf16": True}, None),
+        ({"finetuning_type": "full", "use_badam": True}, None),
+        ({"finetuning_type": "full", "optim": "adamw_8bit", "use_muon": True}, "compensated"),
+        (
+            {"finetuning_type": "full", "use_galore": True, "galore_layerwise": True, "gradient_accumulation_steps": 1},
+            "compensated",
+        ),
+        ({"finetuning_type": "full", "use_apollo": True}, "compensated"),
+        ({"finetuning_type": "freeze"}, "compensated"),
+        ({"finetuning_type": "lora"}, None),
+        ({"finetuning_type": "lora", "pure_bf16": False}, None),
+    ],
+)
+def test_trained_weights_are_float32_unless_the_file_says_otherwise(
+    theirs: dict[str, Any], rounding: str | None, tmp_path: Path
+) -> None:
+    without = ("use_galore", "galore_rank", "galore_target", "galore_scale", "galore_update_interval")
+    converted = convert(write(tmp_path, "llama-factory", without, **{"bf16": True, **theirs}))
+    found = settings(converted.text)
+    assert found.get("optim.weight_rounding") == rounding
+    assert found["model.dtype"] == "bfloat16"
+    told = [each for each in converted.told if each.path == "optim.weight_rounding"]
+    assert [each.fate for each in told] == ["changed"] * (rounding is not None)
+    assert all("trained weights are float32" in each.why for each in told)
+
+
+@pytest.mark.parametrize(
+    ("tool", "theirs"),
+    [("axolotl", {"bf16": True}), ("axolotl", {"bf16": "auto"}), ("axolotl", {"fp16": True}), ("torchtune", {})],
+)
+def test_weights_that_are_bfloat16_there_stay_so(tool: str, theirs: dict[str, Any], tmp_path: Path) -> None:
+    found = settings(convert(write(tmp_path, tool, ("adapter",), **theirs)).text)
+    assert found["model.dtype"] == "bfloat16"
+    assert "optim.weight_rounding" not in found
