@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.recipe.convert.apollo import Apollo
-from galore.trainer.recipe.convert.datasets import ALPACA, SYSTEM, DataSet, data_sets, leave_unread, streaming
+from galore.trainer.recipe.convert.datasets import ALPACA, SYSTEM, DataSet, data_sets, leave_unread, paths_in, streaming
 from galore.trainer.recipe.convert.draft import (
     OFF,
     Draft,
@@ -95,11 +95,7 @@ def _data_set(entry: Mapping[str, Any], fields: dict[str, str]) -> DataSet:
 
 
 def _files(entry: Mapping[str, Any]) -> list[str]:
-    named = entry.get("data_files") or entry.get("path")
-    files = named if isinstance(named, list) else [named]
-    if not all(isinstance(each, str) for each in files):
-        raise TypeError
-    return files
+    return paths_in(entry.get("data_files") or entry.get("path"))
 
 
 def _is_local(entry: Mapping[str, Any]) -> bool:

@@ -33,6 +33,14 @@ def leave_unread(
             draft.leave_part(f"{place}.{name}", value, why)
 
 
+def paths_in(value: Any) -> list[str]:
+    """The paths of a key that takes one or several. Raises TypeError for anything else."""
+    paths = list(value) if isinstance(value, list) else [value]
+    if not all(isinstance(path, str) for path in paths):
+        raise TypeError
+    return paths
+
+
 @dataclass(frozen=True)
 class DataSet:
     """One data set of a file: files (`paths`), or a name on the hub; and the columns that are read of it."""

@@ -67,7 +67,7 @@ class Told:
 
 @dataclass
 class Draft:
-    """`values` are those of the file by dotted key, the toolkit's defaults included; `set_by` has the key behind a setting."""
+    """`values` are those of `file` by dotted key, the toolkit's defaults included; `set_by`: whose a setting is."""
 
     values: Mapping[str, Any]
     line_of: Callable[[str], int]

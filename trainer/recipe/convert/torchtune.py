@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from galore.trainer.recipe.convert.datasets import ALPACA, SYSTEM, DataSet, data_sets, leave_unread
+from galore.trainer.recipe.convert.datasets import ALPACA, SYSTEM, DataSet, data_sets, leave_unread, paths_in
 from galore.trainer.recipe.convert.draft import (
     OFF,
     Draft,
@@ -112,10 +112,7 @@ def _data_set(draft: Draft, place: str, entry: Mapping[str, Any]) -> DataSet:
     files, split = entry.get("data_files"), str(entry.get("split") or "train")
     leave_unread(draft, f"{place}.column_map", entry.get("column_map") or {}, NAMED, {"system": SYSTEM})
     if source in LOCAL:
-        paths = files if isinstance(files, list) else [files]
-        if not all(isinstance(path, str) for path in paths):
-            raise TypeError
-        return DataSet(_columns(entry), paths=paths, split=split)
+        return DataSet(_columns(entry), paths=paths_in(files), split=split)
     if files:
         what = f"{shown(files)} are some of the files of {source}, which is read whole"
         raise draft.refused(f"{place}.data_files", what, "fetch them, and write source: json with their paths")

@@ -128,7 +128,7 @@ ALPACA = "torchtune.datasets.alpaca_dataset"
         ("axolotl", {"datasets": [{"path": "me/x"}, {"path": "me/y", "split": "train[:10%]"}]}, r"sources\[1\].split: "),
         ("axolotl", {"datasets": [{"path": "x.jsonl", "split": "train[:10%]"}]}, "data.split: "),
         ("axolotl", {"datasets": [{"path": "x.jsonl"}, {"path": "y.jsonl", "split": "train[:10%]"}]}, r"\[1\].split: "),
-        ("torchtune", {"dataset": {"_component_": ALPACA, "split": "train[:10%]"}}, ":7: dataset._component_: .*split"),
+        ("torchtune", {"dataset": {"_component_": ALPACA, "split": "train[:10%]"}}, ":7: dataset._component_: .*data.split: "),
         ("torchtune", {"dataset": [{"_component_": ALPACA, "split": "train[:10%]"}]}, ":6: dataset: .*data.split: "),
         ("torchtune", {"dataset": {"_component_": ALPACA, "source": "json", "data_files": "x.json",
                                    "split": "train[:10%]"}}, "data.split: "),
@@ -137,7 +137,7 @@ ALPACA = "torchtune.datasets.alpaca_dataset"
 def test_a_part_of_a_split_does_not_become_all_of_it(
     tool: str, theirs: dict[str, Any], where: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=rf"{where}train\[:10%\] is a part of a split" if where[-1] == " " else where):
+    with pytest.raises(UserError, match=rf"{where}train\[:10%\] is a part of a split"):
         convert(write(tmp_path, tool, **theirs), tool)
 
 
