@@ -19,10 +19,13 @@ CARD_VERSION ?= 3.12
 GPU_OUT ?= build/gpu/out
 GPU_ARGS ?=
 
+# For instance RANGE_ARGS=tests/trainer/models.
+RANGE_ARGS ?= tests
+
 # For instance PROVE_ARGS='--only crash --seed 7'.
 PROVE_ARGS ?=
 
-.PHONY: help demo test test-all check lint type fmt wheel dev prove mutations bench gate gate-newest gpu gpu-wheels gpu-rehearse docs clean
+.PHONY: help demo test test-all check lint type fmt wheel dev prove mutations bench gate gate-newest oldest newest gpu gpu-wheels gpu-rehearse docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -79,11 +82,17 @@ gate: $(READY)  ## the kernels compiled for sm_89 without a GPU, and what they t
 	$(PY) bench/gate.py
 
 gate-newest: $(READY)  ## the compile gate again with the newest triton, in an environment on top of this one
-	$(PYTHON) -m venv build/newest
+	$(PYTHON) -m venv build/newest-triton
 	$(PY) -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
-		> $$(build/newest/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz-base.pth
-	build/newest/bin/python -m pip install -q --disable-pip-version-check --no-compile --no-deps --ignore-installed triton==$(NEWEST_TRITON)
-	build/newest/bin/python -m pytest -q -n 2 -p no:cacheprovider tests/kernels/predict/test_compiled.py
+		> $$(build/newest-triton/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz-base.pth
+	build/newest-triton/bin/python -m pip install -q --disable-pip-version-check --no-compile --no-deps --ignore-installed triton==$(NEWEST_TRITON)
+	build/newest-triton/bin/python -m pytest -q -n 2 -p no:cacheprovider tests/kernels/predict/test_compiled.py tests/kernels/triton/test_direct.py
+
+oldest newest: $(READY)  ## the tests with one end of the versions that pyproject.toml accepts (several GB, 40 minutes; RANGE_ARGS)
+	$(PYTHON) -m venv build/$@
+	$(PY) bench/ranges.py $@ > build/$@/requirements.txt
+	build/$@/bin/python -m pip install -q --disable-pip-version-check --no-compile --upgrade setuptools -r build/$@/requirements.txt
+	PYTHONPATH=build/dev:bench build/$@/bin/python -m pytest -q -n 2 --dist worksteal -p no:cacheprovider -m 'not slow' $(RANGE_ARGS)
 
 gpu:  ## the proof on the card that is here, in 9 minutes: what trains, fits, repeats, and how fast (GPU_ARGS=--help)
 	$(CARD_PYTHON) bench/gpu/start.py --out $(GPU_OUT) $(GPU_ARGS)

@@ -169,11 +169,8 @@ def cut_along(model: nn.Module, recipe: Recipe, group: Group) -> dict[int, int]:
     """Dimension that each projected parameter is cut along, by its id: of the side that is not projected.
 
     Raises:
-        UserError: a weight cannot be cut into as many parts, or belongs to several blocks; or not by this PyTorch.
+        UserError: a weight cannot be cut into as many parts, or belongs to several blocks.
     """
-    from galore.trainer.parallel.sharding import refuse_older_torch
-
-    refuse_older_torch()
     plan = build_optimizer(model, recipe.optim, accumulation=1, seed=recipe.train.seed, ranks=group)
     plan.release()
     refuse_uneven(model, plan, group.size)

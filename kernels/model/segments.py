@@ -14,16 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 from galore.kernels.device import capability, device_type
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # before torch 2.10
-    varlen_attn = None  # type: ignore[assignment]
-
 # since torch 2.12; before it the kernel takes groups of heads without being told
-ASKED_FOR_GROUPS = varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters
+ASKED_FOR_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 Whole = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Attention over whole sequences: q, k, v (n, H or K, t, D) and a boolean mask (t, t), None for plainly causal, to
@@ -85,7 +81,7 @@ def segment_attention(
 def runs_varlen(q: Tensor, v: Tensor) -> bool:
     """Whether flash attention takes the segments in one launch: half precision, one head size, a card that has it."""
     half = q.dtype in (torch.bfloat16, torch.float16)
-    if varlen_attn is None or not half or device_type(q) != "cuda":
+    if not half or device_type(q) != "cuda":
         return False
     size = q.shape[-1]
     return size == v.shape[-1] and size <= 256 and size % 8 == 0 and (capability(q.device) or (0, 0)) >= (8, 0)

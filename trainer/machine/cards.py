@@ -190,8 +190,7 @@ def attached() -> Card | None:
     here = torch.cuda.get_device_properties(torch.cuda.current_device())
     known = KNOWN.get(_short(here.name))
     context = (known.context_low, known.context_high) if known else context_of(here.multi_processor_count)
-    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)()  # from torch 2.8 on
-    low, high = _usable(here.total_memory, fraction, context)
+    low, high = _usable(here.total_memory, torch.cuda.get_per_process_memory_fraction(), context)
     return Card(
         name=here.name,
         key=known.key if known else _short(here.name),

@@ -18,26 +18,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
 
-from galore.trainer.common.errors import UserError
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.parallel.entered import ENTERED
 from galore.trainer.parallel.group import Group, all_gather, reaching, reduce_scatter
-
-ASKED = (
-    "set_gradient_divide_factor",
-    "set_force_sum_reduction_for_comms",
-    "set_custom_all_gather",
-    "set_custom_reduce_scatter",
-)
-
-
-def refuse_older_torch() -> None:
-    """Raise UserError where PyTorch's FSDP2 cannot do all that `shard` asks of it."""
-    lacking = [name for name in ASKED if not hasattr(FSDPModule, name)]
-    if lacking:
-        what = f"fsdp needs a newer PyTorch than {torch.__version__}, which has no FSDPModule.{lacking[0]}"
-        raise UserError(what, where="parallel.mode", fix="pip install --upgrade torch, or set ddp")
 
 
 def shard(

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from galore.kernels.device import meta_stands_for
-from galore.kernels.model import segments
 from galore.trainer.fit.rehearsal import Rehearsal, clocks, refreshed_share
 from galore.trainer.memory.trace.simulate import SimulatedTracer, device_operations
 from galore.trainer.optim.parts.subspace.schedule import RefreshSchedule, schedules
@@ -205,10 +204,9 @@ def test_isolated_documents_are_traced_through_the_attention_they_take(tiny: Tin
     varlen = {"torch_attn::_varlen_attn", "torch_attn::_varlen_attn_backward"}
     flash = "aten::_scaled_dot_product_flash_attention"
     isolated = ("data.isolate_documents=true", "data.max_length=128", "train.gradient_checkpointing=true")
-    if segments.varlen_attn is not None:
-        found = operations(tiny(*isolated, "model.dtype=bfloat16"), "cuda", (8, 9))
-        assert varlen <= found
-        assert flash not in found
+    found = operations(tiny(*isolated, "model.dtype=bfloat16"), "cuda", (8, 9))
+    assert varlen <= found
+    assert flash not in found
     for dtype, card in (("float32", (8, 9)), ("bfloat16", (7, 5))):
         assert not varlen & operations(tiny(*isolated, f"model.dtype={dtype}"), "cuda", card)
     assert flash in operations(tiny("data.max_length=128", "model.dtype=bfloat16"), "cuda", (8, 9))

@@ -286,13 +286,6 @@ def test_a_shard_is_as_many_as_any_other_but_for_the_last():
     assert torch.equal(Shard(0, 4, 1, 2).join(Ranks(), torch.ones(2, 3, dtype=torch.int16)), torch.ones(4, 3).short())
 
 
-def test_an_older_torch_is_named(monkeypatch):
-    sharding.refuse_older_torch()
-    monkeypatch.delattr(sharding.FSDPModule, "set_custom_all_gather")
-    with pytest.raises(UserError, match=r"newer PyTorch than .* no FSDPModule\.set_custom_all_gather"):
-        sharding.refuse_older_torch()
-
-
 def test_nothing_to_scatter_asks_nobody():
     scatter(Ranks(), [], torch.device("cpu"))
 

@@ -40,7 +40,7 @@ def flash_forward(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Workspace]:
 def key_splits(work: int, sms: int, key_blocks: int) -> int:
     """flash_api.cpp, num_splits_heuristic: the fewest splits that fill the card to 85 % of the best.
 
-    `sms` is twice the card's number; torch 2.6 did not double it yet.
+    `sms` is twice the card's number.
     """
     if work >= 0.8 * sms:
         return 1

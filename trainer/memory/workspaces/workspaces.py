@@ -1,6 +1,6 @@
 """Memory that CUDA operations take below the dispatcher, where a trace of `meta` tensors cannot see it.
 
-Sizes follow PyTorch 2.6 to 2.14. An operation that is not in the table takes nothing but its results.
+Sizes follow PyTorch 2.11 to 2.14. An operation that is not in the table takes nothing but its results.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def library_workspaces(capability: tuple[int, int], configuration: str | None = 
     """Bytes that cuBLAS keeps per thread and stream: once for the forward's thread, once for autograd's.
 
     As in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp (parseChosenWorkspaceSize). cuBLASLt, which only products
-    with a vector bias use, keeps 1 MiB of its own in torch 2.9 and 2.10 and shares this from 2.11 on.
+    with a vector bias use, shares this.
 
     Args:
         configuration: as in CUBLAS_WORKSPACE_CONFIG; None is what the environment has there.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from galore.trainer.models.rope.scaling import ORIGINAL, START, by_kind_of_layer, own_parameters, scale_rope
+from galore.trainer.models.rope.scaling import ORIGINAL, START, own_parameters, scale_rope
 from galore.trainer.recipe.schema.rope import RopeSection
 
 BY_LENGTH = ("dynamic", "longrope")  # types whose frequencies transformers sets anew by the longest position of a batch
@@ -81,8 +81,8 @@ def follows_length(config: PreTrainedConfig) -> bool:
     """Whether the frequencies of a model of `config` depend on how long a sequence is."""
     text = config.get_text_config()
     parameters = getattr(text, "rope_parameters", None) or {}
-    each_kind = parameters.values() if by_kind_of_layer(parameters) else [parameters]
-    return any((each or {}).get("rope_type") in BY_LENGTH for each in each_kind)
+    kinds = [each for each in parameters.values() if isinstance(each, Mapping)]
+    return any(each.get("rope_type") in BY_LENGTH for each in kinds or [parameters])
 
 
 def rotary_modules(model: nn.Module) -> list[nn.Module]:

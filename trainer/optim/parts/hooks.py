@@ -55,10 +55,6 @@ class _AllBits:
 def _tell_all_bits() -> ExitStack:
     """Tell every backend to multiply in all bits; what is returned puts back what it had been told."""
     before = ExitStack()
-    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch below 2.9
-        before.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-        torch.set_float32_matmul_precision(HIGHEST)
-        return before
     for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):  # type: ignore[attr-defined]
         before.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
         backend.fp32_precision = "ieee"

@@ -139,7 +139,6 @@ def untold():
         each.fp32_precision = precision
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has it from 2.9 on")
 @pytest.mark.parametrize("tell", [by_name, by_backend])
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_products_take_all_bits_and_the_callers_precision_comes_back(untold, precision, tell):
