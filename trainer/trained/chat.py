@@ -41,6 +41,8 @@ class Chat:
     seed: int = 0
     system: str = ""
     messages: list[Message] = field(default_factory=list)
+    # turns since the last reset, those that were forgotten too
+    answered: int = 0
 
     def __post_init__(self) -> None:
         require_generator(self.stored.model)
@@ -53,6 +55,7 @@ class Chat:
     def reset(self) -> None:
         """Forget what was said; the system prompt stays."""
         self.messages.clear()
+        self.answered = 0
 
     def answer(self, text: str, tell: Callable[[str], object]) -> int:
         """Say `text`; the answer goes to `tell` piece by piece. Ctrl-C ends it, and what came of it is kept.
@@ -70,7 +73,7 @@ class Chat:
         settings = settings_of(self.stored.tokenizer, room, self.temperature, self.top_p)
         settings.eos_token_id = self._stops
         try:
-            continued(self.stored.model, ids, settings, self.seed + len(self.messages), streamer)
+            continued(self.stored.model, ids, settings, self.seed + 2 * self.answered, streamer)
         except KeyboardInterrupt:
             self._keep(turns[forgotten:], streamer.said)
             raise
@@ -79,6 +82,7 @@ class Chat:
 
     def _keep(self, turns: list[Message], said: str) -> None:
         self.messages = [*turns, {"role": "assistant", "content": said}]
+        self.answered += 1
 
     def _fitting(self, turns: list[Message]) -> tuple[list[int], int, int]:
         """Ids of the conversation, tokens an answer may have, and how many of the first messages had to go for it."""

@@ -88,6 +88,25 @@ def test_the_oldest_turns_go_where_there_is_no_room(asked: list[str]) -> None:
     assert talk.messages[-1]["content"] == "w1 w2"  # what there was room for
 
 
+def test_every_answer_has_a_seed_of_its_own_whatever_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, true = list[int](), chats.continued
+
+    def continued(model: Any, ids: list[int], settings: Any, seed: int, *rest: Any) -> list[int]:
+        seeds.append(seed)
+        return true(model, ids, settings, seed, *rest)
+
+    monkeypatch.setattr(chats, "continued", continued)
+    talk = Chat(_stored(positions=24), seed=7)
+    for _ in range(5):
+        talk.answer("w5", str)
+    with pytest.raises(UserError, match="leave no room"):
+        talk.answer("w5 " * 30, str)
+    talk.answer("w5", str)
+    talk.reset()
+    talk.answer("w5", str)
+    assert seeds == [7, 9, 11, 13, 15, 17, 7]
+
+
 def test_an_answer_that_is_stopped_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     talk, said = Chat(_stored(), temperature=0.0), list[str]()
 
