@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 
 from galore.trainer.common.legible import LEGIBLE
 
 STREAMS = ("stdin", "stdout", "stderr")
+LEAST = {"COLUMNS": 20, "LINES": 1}  # of a screen on which something can be read
+MOST = 9999  # rich pads its panels to the width of the screen
 
 
 def main() -> None:
     """Import the verbs and run the one that was asked for."""
     open_streams()
     write_any_letter()
+    forget_impossible_screens()
     try:
         from galore.trainer.machine.agent import watch_agent
 
@@ -42,6 +46,14 @@ def write_any_letter() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors=LEGIBLE)
+
+
+def forget_impossible_screens() -> None:
+    """Take COLUMNS and LINES of no screen from the environment: rich prints nothing in 0 columns."""
+    for name, least in LEAST.items():
+        told = os.environ.get(name, "")
+        if not re.fullmatch("[0-9]{1,9}", told) or not least <= int(told) <= MOST:
+            os.environ.pop(name, None)
 
 
 if __name__ == "__main__":

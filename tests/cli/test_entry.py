@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import pytest
 
+from galore.cli import entry
 from galore.cli.entry import main
 
 
@@ -78,3 +79,29 @@ def test_standard_streams_that_are_closed_lead_nowhere(tmp_path: Path) -> None:
     closed = [sys.executable, "-c", script]
     ended = subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *closed], cwd=tmp_path, check=False)
     assert ended.returncode == 0
+
+
+@pytest.mark.parametrize("columns", ["0", "00", "1", "19", "10000", "9" * 20, "9" * 5000, "-5", "²", "wide", " 80", ""])
+def test_columns_and_lines_of_no_screen_are_forgotten(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = {"1": "0", "19": "-1"}.get(columns, columns)
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("LINES", lines)
+    entry.forget_impossible_screens()
+    assert not {"COLUMNS", "LINES"} & os.environ.keys()
+
+
+@pytest.mark.parametrize(("columns", "lines"), [("20", "1"), ("80", "24"), ("080", "09"), ("9999", "9999")])
+def test_columns_and_lines_of_a_screen_are_kept(columns: str, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("LINES", lines)
+    entry.forget_impossible_screens()
+    assert (os.environ["COLUMNS"], os.environ["LINES"]) == (columns, lines)
+
+
+@pytest.mark.parametrize("columns", ["0", "²"])
+def test_a_message_is_told_whatever_columns_says(columns: str) -> None:
+    script = "import galore.cli.entry as e, sys; sys.argv = ['galore', 'train', 'nope']; e.main()"
+    environment = {**os.environ, "COLUMNS": columns}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False)
+    assert ended.returncode == 2
+    assert b"error: nope" in ended.stderr
