@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from galore.trainer.fit.hostmemory import HostProfile
     from galore.trainer.fit.plan import Plan
     from galore.trainer.fit.ranks import Sent
+    from galore.trainer.fit.shipped import Shipped
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
-
-Shipped = tuple[str, "Profile"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,7 @@ def say_before_a_search(shipped: Shipped | None, what: str) -> None:
 
     typer.echo()
     if shipped is not None:
-        name, profile = shipped
-        say(f"The shipped recipe {name} trains the same model and fits: {gib(profile.total.high)} GiB in total.")
+        by = f" by another method, {shipped.method}," if shipped.method else ""
+        fits = f"and fits: {gib(shipped.profile.total.high)} GiB in total"
+        say(f"The shipped recipe {shipped.name} trains the same model{by} {fits}.")
     say(what)

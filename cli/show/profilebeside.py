@@ -19,6 +19,7 @@ from galore.trainer.recipe.architectures import refuse_unknown
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
     from galore.trainer.fit.plan import Plan
+    from galore.trainer.fit.shipped import Shipped
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
@@ -69,9 +70,7 @@ def measured(loaded: LoadedRecipe, as_json: bool) -> None:
     show_measured(screen(), loaded, found)
 
 
-def profile_as_json(
-    profile: Profile, plan: Plan, advice: Advice | None, shipped: tuple[str, Profile] | None
-) -> dict[str, object]:
+def profile_as_json(profile: Profile, plan: Plan, advice: Advice | None, shipped: Shipped | None) -> dict[str, object]:
     """A profile as one object: its plan, and what was tried to make it fit."""
     from galore.trainer.recipe.change import spelled
 
@@ -92,7 +91,13 @@ def profile_as_json(
         found["total_bytes_that_fit"] = advice.chosen[-1].profile.total.high if advice.chosen else None
         found["room_for"] = [" ".join(spelled(settings)) for settings in advice.room]
         found["shipped_that_fits"] = (
-            {"recipe": shipped[0], "total_bytes": shipped[1].total.high} if shipped is not None else None
+            {
+                "recipe": shipped.name,
+                "total_bytes": shipped.profile.total.high,
+                "other_method": shipped.method or None,
+            }
+            if shipped is not None
+            else None
         )
     return found
 

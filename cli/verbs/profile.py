@@ -14,7 +14,7 @@ import typer
 from galore.cli import arguments as given
 from galore.cli.show.fastest import fastest as show_fastest
 from galore.cli.show.longest import show_longest
-from galore.cli.show.profile import Plain, Shipped, say_before_a_search
+from galore.cli.show.profile import Plain, say_before_a_search
 from galore.cli.show.profilebeside import compared, loaded_with, measured, told_on_stderr, write_file, write_timeline
 from galore.cli.show.tables import say, screen
 from galore.trainer.common.durable import refuse_unwritable
@@ -24,6 +24,7 @@ from galore.trainer.recipe.extras import refuse_missing
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
+    from galore.trainer.fit.shipped import Shipped
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
@@ -147,7 +148,8 @@ def profile_memory(
     elif advise is None and plain.fits and not plain.in_parts:
         _show_room(loaded, profile, gpus, ram)
     if fit is not None and fitting is None:
-        fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
+        by = f", whose method is another ({shipped.method})" if shipped and shipped.method else ""
+        fix = f"take the shipped recipe {shipped.name}{by}, or a smaller model" if shipped else "take a smaller model"
         refused = not plain.on_host or any(not each.profile.on_host for each in (advice.trials if advice else ()))
         machine = f" in a machine with {ram:g} GiB of memory" if refused else ""
         fix += ", or more memory than --ram says" if refused else ""

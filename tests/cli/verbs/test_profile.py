@@ -17,6 +17,7 @@ import torch
 from galore.cli.show import profile as shown_profile
 from galore.cli.verbs import profile as verb
 from galore.trainer.common.errors import UserError
+from galore.trainer.fit.shipped import Shipped
 from galore.trainer.memory.categories import CATEGORIES, OVERHEAD
 from galore.trainer.memory.profile import Bounds
 
@@ -174,15 +175,27 @@ def test_the_verdict_stands_before_the_search_begins(galore: Any, monkeypatch: p
 def test_a_shipped_recipe_of_the_same_model_is_named_before_the_search(
     galore: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = SimpleNamespace(total=Bounds(GIB, GIB))
-    monkeypatch.setattr("galore.trainer.fit.shipped.shipped_that_fits", lambda *_: ("llama-tiny", other))
+    other: Any = SimpleNamespace(total=Bounds(GIB, GIB))
+    monkeypatch.setattr("galore.trainer.fit.shipped.shipped_that_fits", lambda *_: Shipped("llama-tiny", other))
     shown = profile(galore, "long.yaml", "--gpu", "1GB").stdout
     told = "The shipped recipe llama-tiny trains the same model and fits: 1.00 GiB in total.\nTrying what to change"
     assert told in shown
     found = json.loads(profile(galore, "long.yaml", "--gpu", "1GB", "--json").stdout)
-    assert found["shipped_that_fits"] == {"recipe": "llama-tiny", "total_bytes": GIB}
+    assert found["shipped_that_fits"] == {"recipe": "llama-tiny", "total_bytes": GIB, "other_method": None}
     refused = galore("profile-memory", "tiny.yaml", *HUGE, "--gpu", "2GB", "--fit", "fitting.yaml")
     assert refused.stderr.endswith("→ take the shipped recipe llama-tiny, or a smaller model\n")
+
+
+def test_another_method_of_the_shipped_recipe_is_said(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    other: Any = SimpleNamespace(total=Bounds(GIB, GIB))
+    found = Shipped("llama-tiny", other, "muon")
+    monkeypatch.setattr("galore.trainer.fit.shipped.shipped_that_fits", lambda *_: found)
+    shown = profile(galore, "long.yaml", "--gpu", "1GB").stdout
+    assert "llama-tiny trains the same model by another method, muon, and fits: 1.00 GiB in total.\n" in shown
+    told = json.loads(profile(galore, "long.yaml", "--gpu", "1GB", "--json").stdout)
+    assert told["shipped_that_fits"]["other_method"] == "muon"
+    refused = galore("profile-memory", "tiny.yaml", *HUGE, "--gpu", "2GB", "--fit", "fitting.yaml")
+    assert "→ take the shipped recipe llama-tiny, whose method is another (muon), or a smaller" in refused.stderr
 
 
 def test_no_advice_where_none_is_wanted(galore: Any) -> None:

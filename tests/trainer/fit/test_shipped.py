@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from galore.trainer.fit import shipped as module
-from galore.trainer.fit.shipped import candidates, shipped_that_fits
+from galore.trainer.fit.shipped import Shipped, candidates, shipped_that_fits
 from galore.trainer.machine.cards import card
 from galore.trainer.recipe.load import load_recipe
 
@@ -32,6 +34,42 @@ def test_the_first_candidate(name: str, gpu: str, first: str | None) -> None:
     assert name not in found
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("llama-60m-galore", "llama-60m-galore"),
+        ("llama-60m-normuon", "llama-60m-normuon"),
+        ("llama-60m-lora", "llama-60m-lora"),
+        ("llama-7b-galore", "llama-7b-galore-8bit"),  # as shipped it does not fit
+    ],
+)
+def test_a_shipped_recipe_with_other_settings_is_pointed_at_as_it_is(name: str, first: str) -> None:
+    found = candidates(load_recipe(name, ["train.micro_batch_size=512"]), card("rtx4090"))
+    assert next(found) == first
+
+
+@pytest.mark.parametrize("inner", ["adamw", "normuon"])
+def test_those_of_the_same_method_come_first(inner: str) -> None:
+    residual = {"adamw": "none", "normuon": "joint-4bit"}[inner]
+    own = ["optim.method=galore", f"optim.inner={inner}", f"optim.residual={residual}", "optim.rank=64"]
+    names = list(candidates(replace(load_recipe("llama-60m", own), origin="mine.yaml"), card("rtx4090")))
+    found = [load_recipe(each).recipe.optim for each in names]
+    same = [(optim.method, optim.inner) == ("galore", inner) for optim in found]
+    assert same == sorted(same, reverse=True)
+    assert same[0]
+
+
+def test_another_method_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    profiled: Any = SimpleNamespace(fits=True)
+    monkeypatch.setattr(module, "profile_on", lambda loaded, on: profiled)
+    for name, gpu, expected in (
+        ("llama-7b-galore-8bit", "rtx3060", Shipped("llama-7b-12gb", profiled)),
+        ("llama-1b-full", "rtx4090", Shipped("llama-1b", profiled, "galore")),
+        ("llama-7b-24gb-normuon", "rtx4080", Shipped("llama-7b-16gb", profiled, "galore-8bit")),
+    ):
+        assert shipped_that_fits(load_recipe(name), card(gpu)) == expected
+
+
 def test_another_model_has_none() -> None:
     assert list(candidates(load_recipe("llama-7b", ["model.hidden_size=2048"]), card("h200"))) == []
 
@@ -43,7 +81,7 @@ def test_what_is_named_was_traced(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "profile_on", fits)
         tried: list[str] = []
         found = shipped_that_fits(load_recipe("llama-7b"), card("rtx4090"), tried.append)
-        assert (found and found[0]) == expected
+        assert (found and found.name) == expected
         assert tried == ["llama-7b-galore-8bit", "llama-7b-24gb"]
 
 
@@ -51,5 +89,5 @@ def test_what_is_named_was_traced(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_of_llama_7b_on_12_gb() -> None:
     found = shipped_that_fits(load_recipe("llama-7b-galore-8bit"), card("rtx3060"))
     assert found is not None
-    assert found[0] == "llama-7b-12gb"
-    assert found[1].fits
+    assert found.name == "llama-7b-12gb"
+    assert found.profile.fits
