@@ -41,6 +41,11 @@ class Trial:
     def seed(self) -> int:
         return self.recipe.train.seed
 
+    @property
+    def key(self) -> tuple[str | None, str, float, int]:
+        """What is one run of a sweep, whatever its folder is called."""
+        return self.recipe.data.task, self.label, self.learning_rate, self.seed
+
 
 def method_overrides(name: str, recipe: Recipe, given: Sequence[str] = ()) -> list[str]:
     """Overrides that make a recipe the method of METHODS, free of what belongs to another method.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Beside:
-    """A run in the folder that was not asked for: a trial with what it has otherwise, or why it cannot be read."""
+    """A run that lies in the folder: a trial with what it has otherwise, or why it cannot be read."""
 
     folder: str
     trial: Trial | None
@@ -71,7 +71,8 @@ class Beside:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All runs of a folder: `compared` with each other, of `other` settings, and `unread`, folder → why."""
+    """All runs of a folder: `compared` with each other, each seed once; those that are not, for `other` settings or
+    since another run has their seed; and `unread`, folder → why."""
 
     compared: list[Outcome]
     other: list[Outcome]
@@ -84,7 +85,7 @@ class Sweep:
 
     @property
     def apart(self) -> dict[str, str]:
-        """The runs that are of other settings, and which."""
+        """The runs that are not compared, and why."""
         return {run.trial.folder: f"{_came_to(run)}; {', '.join(run.differs)}" for run in self.other}
 
 
@@ -162,18 +163,16 @@ def beside(
     read: Callable[[str, LoadedRecipe], Trial],
     differences: Callable[[Trial, Sequence[Trial]], Sequence[str]],
 ) -> list[Beside]:
-    """The runs under `root` that are none of `trials`, in the order of their names.
+    """The runs under `root`, those of `trials` too where they began, in the order of their names.
 
     Args:
         levels: of folders, down to a run.
         read: the trial that a folder is, by its recipe.
         differences: what a trial has otherwise than those that it would stand beside.
     """
-    asked, among, found = {trial.folder for trial in trials}, [*trials], list[Beside]()
+    among, found = [*trials], list[Beside]()
     for file in sorted(root.glob("*/" * levels + RunDir(Path()).recipe.name)):
         folder = file.parent.relative_to(root).as_posix()
-        if folder in asked:
-            continue
         try:
             trial = read(folder, LoadedRecipe(recipe_of_run(file), str(file), Path.cwd(), ""))
         except (UserError, OSError) as error:
@@ -199,14 +198,26 @@ def differing(recipe: Recipe, other: Recipe, ignored: Callable[[str], bool]) -> 
 
 
 def sweep(trials: Sequence[Trial], more: Sequence[Beside], root: Path, notes: Mapping[str, str]) -> Sweep:
-    """What all of them came to; `notes`: the status of those that are not done, by folder."""
+    """What all of them came to; `notes`: the status of those that are not done, by folder.
+
+    Of several runs of one seed that was asked for is compared, or one that is done.
+    """
     own = [outcome(trial, root, notes.get(trial.folder, "")) for trial in trials]
     others = [outcome(each.trial, root, differs=each.differs, earlier=True) for each in more if each.trial is not None]
+    alike = [*own, *(each for each in others if not each.differs)]
+    counted: dict[Any, Outcome] = {}
+    for each in sorted(alike, key=lambda each: (each.earlier, not each.done)):
+        counted.setdefault(each.trial.key, each)
+    again = [each for each in alike if counted[each.trial.key] is not each]
     return Sweep(
-        [*own, *(each for each in others if not each.differs)],
-        [each for each in others if each.differs],
+        [each for each in alike if counted[each.trial.key] is each],
+        [*(_again(each, counted[each.trial.key]) for each in again), *(each for each in others if each.differs)],
         {each.folder: each.why for each in more if each.trial is None},
     )
+
+
+def _again(run: Outcome, counted: Outcome) -> Outcome:
+    return replace(run, differs=(f"its method, rate and seed are those of {counted.trial.folder}",))
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ def _task(each: Standing) -> str:
 
 
 def missing(found: Sweep) -> list[str]:
-    """Sections of the runs that the table does not have: not done, or of other settings."""
+    """Sections of the runs that the table does not have: not done, or not compared."""
     parts = [
         section("Not done", _lines(found.undone)),
-        section("Of other settings, not compared", _lines(found.apart)),
+        section("Not compared", _lines(found.apart)),
     ]
     return [part for part in parts if part]
 

@@ -31,8 +31,8 @@ def beyond(trials: Sequence[Trial], found: Sweep, tell: Callable[[str], None]) -
 
     What other calls did decides nothing else, so that the same call goes on with the rates that it had found.
     """
-    folders = {trial.folder for trial in trials}
-    own = standings([run for run in found.compared if run.trial.folder in folders])
+    keys = {trial.key for trial in trials}
+    own = standings([run for run in found.compared if run.trial.key in keys])
     every, more = standings(found.compared), list[Trial]()
     for best in best_of_each(own):
         if (where := place(best, own)) not in ("lowest", "highest"):

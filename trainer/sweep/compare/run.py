@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from galore.trainer.sweep.compare.edge import beyond
 from galore.trainer.sweep.compare.grid import labels_of, trial_of
 from galore.trainer.sweep.compare.plot import draw
 from galore.trainer.sweep.compare.standing import differences, own_rates
-from galore.trainer.sweep.jobs import Show, run_trials
+from galore.trainer.sweep.jobs import Show, is_done, run_trials
 from galore.trainer.sweep.options import Trial
-from galore.trainer.sweep.outcome import OWN, Sweep, beside
+from galore.trainer.sweep.outcome import OWN, Beside, Sweep, beside
 from galore.trainer.sweep.table import write
 
 MOST_MORE = 2  # learning rates beyond a grid, for each method
@@ -28,8 +29,8 @@ def compare(
 ) -> Sweep:
     """Run what of `trials` is not done under `root`; write compare.md, .json, .csv, .tex and .png there after each.
 
-    A run that fails is told in the table, and the others go on. Runs that are there go on or are passed over; those
-    of earlier calls stand beside them.
+    A run that fails is told in the table, and the others go on. Runs that are there, whatever an earlier call named
+    their folders, go on or are passed over; those of earlier calls stand beside them.
 
     Args:
         extend: learning rates at most that are tried beyond the grid of a method whose best lies at its edge.
@@ -53,12 +54,34 @@ def compare(
         for suffix, text in table.to_publish(found).items():
             replace_file(root / f"compare.{suffix}", text)
 
-    rounds = iter(range(extend))
+    rounds, asked = iter(range(extend)), [*trials]
 
-    def further(known: Sequence[Trial], found: Sweep) -> Sequence[Trial]:
-        return beyond(known, found, show.tell) if next(rounds, None) is not None else ()
+    def further(_: Sequence[Trial], found: Sweep) -> Sequence[Trial]:
+        new = beyond(asked, found, show.tell) if next(rounds, None) is not None else []
+        asked.extend(new)
+        return placed(new, more, root)
 
+    trials = placed(trials, more, root)
     return run_trials(trials, more, root, show, written, "the same command goes on", RunFailed, further, prune)[0]
+
+
+def placed(trials: Sequence[Trial], more: Sequence[Beside], root: Path) -> list[Trial]:
+    """`trials`, each in the folder under `root` that has its run: an earlier call may have named seed or rate, or not.
+
+    Of several it is one that is done, then its own.
+    """
+    return [replace(trial, folder=_folder(trial, more, root)) for trial in trials]
+
+
+def _folder(trial: Trial, more: Sequence[Beside], root: Path) -> str:
+    there = [
+        each.folder
+        for each in more
+        if each.trial is not None
+        and each.trial.label == trial.label
+        and not changed_mathematics(each.trial.recipe, trial.recipe)
+    ]
+    return min(there, key=lambda folder: (not is_done(root / folder), folder != trial.folder), default=trial.folder)
 
 
 def _changes(base: LoadedRecipe, trial: Trial) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +230,85 @@ def test_a_smaller_call_keeps_what_lies_in_the_folder(recipe: str, tmp_path: Pat
     assert table.count("| full |") == table.count("| galore_optim.rank_4 |") == 3
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "folder"),
+    [
+        ((None, None), (None, "42,43"), "full"),
+        ((None, "42"), (None, None), "full-seed42"),
+        ((None, None), ("0.01,0.02", None), "full"),
+        (("0.01", None), (None, "42,43"), "full-lr0.01"),
+        (("0.01", "42"), ("0.01", None), "full-lr0.01-seed42"),
+    ],
+)
+def test_a_run_is_found_whether_or_not_a_call_names_its_rate_and_seed(
+    first: tuple[str | None, str | None],
+    second: tuple[str | None, str | None],
+    folder: str,
+    recipe: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, steps = loop.train_step, list[int]()
+    monkeypatch.setattr(loop, "train_step", lambda *args: (steps.append(1), real(*args))[1])
+    (done,) = swept(recipe, tmp_path / "out", "full", first[0], seeds=first[1])[0].compared
+    steps.clear()
+    found, told = swept(recipe, tmp_path / "out", "full", second[0], seeds=second[1])
+    again = found.compared[0]
+    assert again.trial.folder == done.trial.folder == folder
+    assert again.held_out == done.held_out
+    assert found.other == []
+    assert len({run.trial.key for run in found.compared}) == len(found.compared)
+    assert len(steps) == STEPS * (len(found.compared) - 1)
+    assert f"1 of {len(found.compared)}: {folder} is done" in told
+
+
+def test_a_run_that_broke_off_goes_on_in_its_folder_and_a_method_with_settings_is_found(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, steps, out = loop.train_step, list[int](), tmp_path / "out"
+
+    def dies(*args: Any) -> Any:
+        steps.append(1)
+        return _interrupted() if len(steps) == 2 * STEPS else real(*args)
+
+    monkeypatch.setattr(loop, "train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        swept(recipe, out, "full,galore:optim.rank=4", seeds="42")
+    steps.clear()
+    steps.extend(range(99))
+    swept(recipe, out, "galore:optim.rank=4,full")
+    assert len(steps) < 99 + STEPS
+    assert sorted(file.parent.name for file in out.glob("*/recipe.yaml")) == [
+        "full-seed42",
+        "galore_optim.rank_4-seed42",
+    ]
+
+
+def test_a_grid_goes_on_beyond_an_edge_that_an_earlier_call_ran(recipe: str, tmp_path: Path) -> None:
+    own = "optim.learning_rate=2e-5"
+    swept(recipe, tmp_path / "out", "full", None, own)
+    for _ in range(2):
+        found, _ = swept(recipe, tmp_path / "out", "full", "1e-5,2e-5", own, extend=1)
+        assert [run.trial.folder for run in found.compared] == ["full-lr1e-05", "full", "full-lr4e-05"]
+
+
+def test_a_seed_that_lies_in_two_folders_counts_once(recipe: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    swept(recipe, out, "full", seeds="42,43")
+    shutil.copytree(out / "full-seed42", out / "full")
+    (out / "full/run.json").unlink()
+    shutil.copytree(out / "full-seed43", out / "full-lr0.01-seed43")
+    found, _ = swept(recipe, out, "full")
+    assert [run.trial.folder for run in found.compared] == ["full-seed42", "full-lr0.01-seed43"]
+    (standing,) = standings(found.compared)
+    assert standing.count == "2 of 2"
+    text, told = (out / "compare.md").read_text(), json.loads((out / "compare.json").read_text())
+    lost = "not finished; its method, rate and seed are those of full-seed42"
+    assert f"## Not compared\n\n- full: {lost}\n- full-seed43: done, held-out loss" in text
+    assert len(told["runs"]) == 4
+    assert len(told["best"][0]["losses"]) == 2
+
+
 def test_runs_of_other_settings_are_told_apart(recipe: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     compared(recipe, out, "full", "0.003")
@@ -240,7 +320,7 @@ def test_runs_of_other_settings_are_told_apart(recipe: str, tmp_path: Path) -> N
     (other,) = found.other
     loss = f"{other.held_out[-1][1]:.4f}"
     apart = f"- full-lr0.003: done, held-out loss {loss}; train.max_steps is 4, not 2\n"
-    assert f"## Of other settings, not compared\n\n{apart}" in text
+    assert f"## Not compared\n\n{apart}" in text
     assert "- torn: its recipe cannot be read: " in text
     runs = json.loads((out / "compare.json").read_text())["runs"]
     assert [run.get("differs") for run in runs] == [None, None, ["train.max_steps is 4, not 2"]]
