@@ -48,7 +48,7 @@ def fastest(
     if recipe is not None:
         chosen = changed(loaded, found.best.settings)
         assert chosen is not None
-        write_file(recipe, chosen.text.encode())
+        write_file(recipe, chosen.text)
     if plot is not None:
         from galore.trainer.fit.search.picture import picture
 

@@ -112,14 +112,14 @@ def write_timeline(file: Path, profile: Profile, loaded: LoadedRecipe) -> None:
     else:
         from galore.trainer.memory.chart.timeline import page
 
-        write_file(file, page(profile, title).encode())
+        write_file(file, page(profile, title))
 
 
 def _verdict(fits: bool | None) -> str:
     return {True: "fits", False: "does not fit", None: "may fit"}[fits]
 
 
-def write_file(file: Path, content: bytes) -> None:
+def write_file(file: Path, content: bytes | str) -> None:
     """The whole file or none of it, and a line that says so."""
     from galore.trainer.common.durable import replace_file
 

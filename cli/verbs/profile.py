@@ -138,7 +138,7 @@ def profile_memory(
     advice = _advice(loaded, card, gpus, until, ram) if wanted else None
     fitting = _fitting(loaded, plain.fits, advice)
     if fit is not None and fitting is not None:
-        write_file(fit, fitting.text.encode())
+        write_file(fit, fitting.text)
     if left is not None:
         raise left
     if as_json:

@@ -117,13 +117,13 @@ def refuse_below_file(path: Path, fix: str) -> None:
         raise UserError("is a file", where=str(there), fix=fix)
 
 
-def refuse_undecodable(path: Path) -> None:
+def refuse_undecodable(path: Path, fix: str) -> None:
     """Raise UserError for a folder that libraries cannot name, since its path is not UTF-8."""
     try:
-        str(path.absolute()).encode()
+        str(path).encode()
     except UnicodeEncodeError:
-        what = "its name, or that of a folder it is in, is not UTF-8, and a tokenizer cannot be written there"
-        raise UserError(what, where=str(path), fix="choose another --output-dir") from None
+        what = "its name, or that of a folder it is in, is not UTF-8, and no tokenizer can be written or read there"
+        raise UserError(what, where=str(path), fix=fix) from None
 
 
 def make_directory(path: Path) -> tuple[Path, ...]:
@@ -194,13 +194,14 @@ def replace_file(path: Path, content: bytes | str | Iterator[bytes]) -> None:
 
     Of parts only one needs to be in memory; they may be read from what is replaced.
 
+    What UTF-8 lacks, such as a byte of a name that is no text, becomes its JSON escape.
     A link stays one, and a file keeps its permissions; a device or pipe is written to. Of several processes at once the
     last one's is there in the end.
 
     Raises:
         OSError: nothing was changed.
     """
-    content = content.encode() if isinstance(content, str) else content
+    content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     parts = iter([content]) if isinstance(content, bytes) else content
     if path.exists() and not path.is_file():
         _write_through(path, b"".join(parts))

@@ -23,4 +23,9 @@ def _in_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
     return "".join(ASCII.get(letter, "?") for letter in letters), error.end
 
 
+def writable(text: str) -> str:
+    """`text` with escapes for bytes of a name that are no UTF-8, which no file of text takes: names stay distinct."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 codecs.register_error(LEGIBLE, _in_ascii)

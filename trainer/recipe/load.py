@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from galore.trainer.common.legible import writable
 from galore.trainer.common.reading import is_there, user_path
 from galore.trainer.recipe.chattemplates import SUFFIXES
 from galore.trainer.recipe.dump import dump_recipe
@@ -51,7 +52,7 @@ class LoadedRecipe:
     @property
     def name(self) -> str:
         """The shipped name, or the name of the file without its suffix."""
-        return self.origin if is_shipped(self.origin) else Path(self.origin).stem
+        return writable(self.origin if is_shipped(self.origin) else Path(self.origin).stem)
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedRecipe:

@@ -105,7 +105,7 @@ class RunDir:
         Raises:
             UserError: holds a run, without `resume`; holds something else; is a file, or not writable.
         """
-        refuse_undecodable(path)
+        refuse_undecodable(path.absolute(), "choose another --output-dir, or rename the folder")
         _refuse_file(path)
         if resume and cls(path).recipe.is_file():
             cls(path)._refuse_misplaced()

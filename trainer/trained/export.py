@@ -18,6 +18,7 @@ from galore.trainer.checkpoint.tensors import refuse_different, some
 from galore.trainer.common.durable import (
     make_directory,
     refuse_below_file,
+    refuse_undecodable,
     remove,
     save_pretrained,
     sync_directory,
@@ -26,6 +27,7 @@ from galore.trainer.common.durable import (
     write_file,
 )
 from galore.trainer.common.errors import RunFailed, UserError, system_error, to_write
+from galore.trainer.common.legible import writable
 from galore.trainer.common.lock import alone_in
 from galore.trainer.common.reading import user_path
 from galore.trainer.data.tokens.tokenizer import is_trained_here
@@ -101,6 +103,7 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
         RunFailed: the disk refused it, as a full one does.
     """
     out = Path(os.path.realpath(user_path(str(out))))
+    refuse_undecodable(out, "choose another folder")
     _refuse_used(out)
     stored = load_run_model(run, checkpoint=checkpoint)
     _refuse_start_tokens(stored)
@@ -222,7 +225,7 @@ def _write(stored: StoredModel, folder: Path, options: ExportOptions) -> tuple[i
     files = synced(folder, {name: written for name, written in files.items() if name not in again})
     _verify(model, folder)
     card = folder / "README.md"
-    write_file(card, [model_card(stored, options.name, options.license).encode()])
+    write_file(card, [writable(model_card(stored, options.name, options.license)).encode()])
     if text:
         write_file(folder / MODELFILE, [text.encode()])
     for weights in folder.glob("*.safetensors"):  # the library lets only their owner read them

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from galore.trainer.checkpoint import identity
 from galore.trainer.checkpoint.checkpoint import Checkpoint, Skipped
 from galore.trainer.checkpoint.exported import require_as_exported
+from galore.trainer.common.durable import refuse_undecodable
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE, explained, require_sentencepiece
 from galore.trainer.common.printable import listed
@@ -74,6 +75,8 @@ def load_run_model(path: str, device: str = "cpu", checkpoint: str | None = None
         UserError: no such run or model, no good checkpoint, or weights that do not fit.
     """
     folder = user_path(path)
+    if folder.exists():
+        refuse_undecodable(folder, "move or rename it")
     if (run := run_of(folder)) is not None:
         named = folder.name if is_checkpoint(folder) else None
         if named is not None and checkpoint is not None:

@@ -1,6 +1,7 @@
 """A file is the old one or the new one, and on the disk before it has its name."""
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -12,7 +13,15 @@ from typing import Any
 import pytest
 
 from galore.trainer.common import durable
-from galore.trainer.common.durable import leftovers, make_directory, replace_file, save_pretrained, synced, write_file
+from galore.trainer.common.durable import (
+    leftovers,
+    make_directory,
+    refuse_undecodable,
+    replace_file,
+    save_pretrained,
+    synced,
+    write_file,
+)
 from galore.trainer.common.errors import UserError
 
 
@@ -154,3 +163,14 @@ def test_what_processes_that_are_gone_left_is_removed(tmp_path: Path) -> None:
     assert {*left} < {*leftovers(file)}
     replace_file(file, "new")
     assert {each.name for each in tmp_path.iterdir()} == {file.name, others.name, ".report.md.old.tmp"}
+
+
+def test_what_utf8_lacks_becomes_its_json_escape(tmp_path: Path) -> None:
+    replace_file(tmp_path / "facts.json", json.dumps({"recipe": "y\udcff"}, ensure_ascii=False))
+    assert json.loads((tmp_path / "facts.json").read_text()) == {"recipe": "y\udcff"}
+
+
+@pytest.mark.parametrize("name", ["r\udcff", "r\udcff/run"])
+def test_a_path_that_libraries_cannot_name_is_refused_with_what_to_do(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not UTF-8.*\n.*rename it"):
+        refuse_undecodable(tmp_path / name, "rename it")

@@ -152,3 +152,9 @@ def test_sources_take_the_place_of_what_the_parent_reads_and_a_name_is_a_path_if
     ]
     assert loaded.recipe.data.labels == ["org/set", "org/far", "a", "far"]
     assert recipe_from_resolved(loaded.text, "x") == loaded.recipe
+
+
+def test_a_recipe_whose_name_is_not_utf8_has_one_that_can_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "y\udcff.yaml"
+    file.write_text("extends: demo")
+    assert load_recipe(str(file)).name == "y\\udcff"

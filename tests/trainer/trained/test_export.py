@@ -569,3 +569,12 @@ def test_shards_and_a_modelfile_are_read_back_as_the_model(tmp_path: Path) -> No
     assert torch.equal(reload(exported.folder)(IDS).logits, logits)
     assert (exported.folder / "Modelfile").read_text().startswith("FROM .\n")
     assert load_run_model(str(exported.folder)).step is None  # its digests hold
+
+
+def test_a_folder_that_is_not_utf8_is_no_place_of_a_model(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "r\udcff")
+    with pytest.raises(UserError, match=r"r.: its name.*is not UTF-8.*\n.*move or rename it"):
+        load_run_model(str(tmp_path / "r\udcff"))
+    with pytest.raises(UserError, match=r"e.: its name.*is not UTF-8.*\n.*choose another folder"):
+        export(str(tmp_path / "nothing"), tmp_path / "e\udcff")

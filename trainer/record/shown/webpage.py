@@ -10,6 +10,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from galore.trainer.common.format import counted
+from galore.trainer.common.legible import writable
 from galore.trainer.common.markdown import section, table
 from galore.trainer.common.page import as_script, filled, read_part
 from galore.trainer.common.printable import masked
@@ -29,6 +30,7 @@ BASIS = "From metrics.jsonl, run.json and recipe.yaml as they were when this pag
 
 def page(histories: Mapping[str, History]) -> str:
     """The page of one run, or of several beside each other, by name."""
+    histories = {writable(name): history for name, history in histories.items()}
     [[name, history], *others] = histories.items()
     title = str(history.facts.get("name") or name) if not others else counted(len(histories), "run")
     head, body = comparison(histories) if others else of_one(history)

@@ -149,3 +149,10 @@ def test_a_curve_that_stays_at_one_loss_has_a_few_marks() -> None:
         assert all(low - abs(low) * 1e-9 <= mark <= high + abs(high) * 1e-9 for mark in marks)
     assert ten[2] == [0, 2, 4, 6, 8, 10]
     assert half[2] == [1, 1.2, 1.4, 1.6, 1.8, 2]
+
+
+def test_names_that_are_not_utf8_stay_apart(make_history: Any) -> None:
+    text = page({name: make_history(f"run{n}") for n, name in enumerate(("r\udcf1", "r\udcf2"))})
+    text.encode()
+    assert [run["name"] for run in data_of(text)["runs"]] == ["r\\udcf1", "r\\udcf2"]
+    page({"r\udcff": make_history("one")}).encode()
