@@ -171,7 +171,8 @@ def value_of(row: Any, field: str) -> Any:
         raise BadRow("wrong_type", f"the row is {type(row).__name__}, not an object")
     value = row.get(field)
     if value is None:
-        raise BadRow("missing_field", f"`{field}` is not among {listed(row) or 'no fields'}")
+        what = "is null" if field in row else f"is not among {listed(row) or 'no fields'}"
+        raise BadRow("missing_field", f"`{field}` {what}")
     return value
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from galore.trainer.data.text.quality import SHOWN, BadRow, BadRows, attempt, shown
+import pytest
+
+from galore.trainer.data.text.quality import SHOWN, BadRow, BadRows, attempt, shown, text_of_object, value_of
 
 
 def test_words_of_the_data_cannot_steer_a_terminal() -> None:
@@ -38,3 +40,13 @@ def test_a_bad_row_that_is_kept_holds_nothing_of_the_row() -> None:
     bad = attempt(parse)
     assert isinstance(bad, BadRow)
     assert (bad.__traceback__, bad.__cause__, bad.__context__) == (None, None, None)
+
+
+@pytest.mark.parametrize("field", ["text", ["text", "more"]])
+def test_a_null_is_told_from_a_field_that_is_not_there(field: str | list[str]) -> None:
+    for row, what in (({"text": None, "n": 1}, "`text` is null"), ({"n": 1}, "`text` is not among n")):
+        with pytest.raises(BadRow) as caught:
+            value_of(row, "text")
+        assert (caught.value.kind, caught.value.detail) == ("missing_field", what)
+    with pytest.raises(BadRow, match="`text` is not among n"):
+        text_of_object({"n": 1}, field)
