@@ -116,6 +116,15 @@ def bounded_lines(stream: IO[bytes], max_bytes: int) -> Iterator[Line]:
         yield Line(number, None)
 
 
+def require_line_ends(stream: ByteStream, beginning: bytes) -> None:
+    """Raise UserError where what a file begins with, which cannot be read, is more than one line by CR alone."""
+    head, _, rest = beginning.partition(b"\n")[0].rstrip(b"\r").partition(b"\r")
+    if head and rest:
+        fix = r"make line ends of them: tr '\r' '\n' < OLD > NEW"
+        what = "its lines end in carriage returns (CR) without line feeds"
+        raise UserError(what, where=str(getattr(stream.raw, "name", "")), fix=fix)
+
+
 def skip_line(stream: IO[bytes]) -> None:
     """Read on to the end of a line."""
     while (chunk := stream.readline(CHUNK_BYTES)) and not chunk.endswith(b"\n"):

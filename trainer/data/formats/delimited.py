@@ -8,6 +8,8 @@ from typing import IO, NamedTuple
 
 from galore.trainer.data.formats.bytestream import UTF8_BOM, skip_line
 
+BARE_CR = "a carriage return in a field without quotes"
+
 
 class Record(NamedTuple):
     """Fields, or in words what is wrong; None: longer than the limit. Bytes that are no UTF-8 are lone surrogates."""
@@ -31,7 +33,7 @@ def records(stream: IO[bytes], delimiter: str, max_bytes: int) -> Iterator[Recor
         except StopIteration:
             return
         except csv.Error as error:
-            yield Record(number, str(error))
+            yield Record(number, BARE_CR if "new-line character" in str(error) else str(error))
         except _TooLong:
             yield Record(number, None)
 

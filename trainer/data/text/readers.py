@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.formats.bytestream import UTF8_BOM, ByteStream, Line, bounded_lines
+from galore.trainer.data.formats.bytestream import UTF8_BOM, ByteStream, Line, bounded_lines, require_line_ends
 from galore.trainer.data.formats.delimited import records
 from galore.trainer.data.formats.encodings import SEEN_BYTES, wide_encoding
 from galore.trainer.data.formats.jsonarray import elements, is_array
@@ -72,8 +72,23 @@ def read_jsonl(stream: ByteStream, section: DataSection) -> Iterator[Row]:
         for element, (number, row) in enumerate(rows, start=1):
             yield Row(number, attempt(partial(text_of_row, row, section)), stream.consumed(), element)
         return
+    beginning = _beginning(stream)
     for number, content in bounded_lines(stream.plain, section.max_document_bytes):
-        yield Row(number, text_of_json(content, section), stream.consumed())
+        row = text_of_json(content, section)
+        if number == 1 and isinstance(row, BadRow) and _is_json(content or beginning):
+            require_line_ends(stream, content or beginning)
+        yield Row(number, row, stream.consumed())
+
+
+def _beginning(stream: ByteStream) -> bytes:
+    """What a stream begins with; nothing is consumed."""
+    peekable: Any = stream.plain
+    return bytes(peekable.peek(SEEN_BYTES))[:SEEN_BYTES].removeprefix(UTF8_BOM)
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether what stands before the first carriage return is a JSON value."""
+    return isinstance(attempt(lambda: str(parse_json(decode(line.partition(b"\r")[0])))), str)
 
 
 def text_of_json(line: bytes | None, section: DataSection) -> str | BadRow:
@@ -104,10 +119,12 @@ def read_tsv(stream: ByteStream, section: DataSection) -> Iterator[Row]:
 
 def _table(stream: ByteStream, section: DataSection, delimiter: str) -> Iterator[Row]:
     _require_one_byte_letters(stream, section)
-    rows = records(stream.plain, delimiter, section.max_document_bytes)
+    beginning, rows = _beginning(stream), records(stream.plain, delimiter, section.max_document_bytes)
     header = next(rows, None)
     if header is None:
         return
+    if not isinstance(header.fields, list):
+        require_line_ends(stream, beginning)
     names = _names(header.fields, str(getattr(stream.raw, "name", "")), delimiter, section)
     needed = list(itertools.chain(*columns_of(section)))
     twice, places = named_twice(names, needed), {name: names.index(name) for name in needed if name in names}
@@ -118,8 +135,7 @@ def _table(stream: ByteStream, section: DataSection, delimiter: str) -> Iterator
 
 def _require_one_byte_letters(stream: ByteStream, section: DataSection) -> None:
     """Raise UserError where a table begins in UTF-16: no column would have the name it is asked for."""
-    peekable: Any = stream.plain
-    if wide := wide_encoding(bytes(peekable.peek(SEEN_BYTES))[:SEEN_BYTES]):
+    if wide := wide_encoding(_beginning(stream)):
         fix = (
             f"data.encoding={wide} reads it, if all files are in it; else convert it: iconv -f {wide.upper()} -t UTF-8"
         )

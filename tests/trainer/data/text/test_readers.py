@@ -312,6 +312,39 @@ def test_a_table_without_names_of_columns_is_refused(tmp_path: Path, table: byte
     assert caught.value.fix in ("set data.delimiter: ';'", "put their names there")
 
 
+@pytest.mark.parametrize(
+    ("format", "data"),
+    [
+        ("csv", b"text,n\ra,1\rb,2\r"),
+        ("csv", b"\xef\xbb\xbftext,n\r" + b"a long one,1\r" * 900),
+        ("tsv", b"text\tn\ra\t1\rb\t2"),
+        ("jsonl", b'{"text": "a"}\r{"text": "b"}\r'),
+        ("jsonl", b'{"text": "a"}\r{"text": "b"}'),
+        ("jsonl", b'{"text": "a long one"}\r' * 900),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_lines_that_end_in_cr_alone_are_told_as_that(tmp_path: Path, format: Format, data: bytes, zipped: bool) -> None:
+    path = tmp_path / ("x.gz" if zipped else "x")
+    path.write_bytes(gzip.compress(data) if zipped else data)
+    with pytest.raises(UserError, match="its lines end in carriage returns") as caught:
+        read(path, format, max_document_bytes=10_000)
+    assert caught.value.where == str(path)
+    assert r"tr '\r' '\n'" in caught.value.fix
+    path = tmp_path / "mended"
+    path.write_bytes(data.replace(b"\r", b"\n"))
+    assert len(read(path, format)[0]) >= 2
+
+
+def test_a_carriage_return_in_a_row_costs_that_row(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b'text,n\r\na,1\rb,2\n"c\rd",3\n')
+    assert read(tmp_path / "x.csv", "csv") == (["c\rd"], {"invalid_csv": 1})
+    with pytest.raises(UserError, match=r"not a row of the table \(a carriage return in a field without quotes\)"):
+        read(tmp_path / "x.csv", "csv", on_bad_rows="error")
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "a\rb"}\n{"text": "c"}\r\r\n{"text": "d"}\r\n')
+    assert read(tmp_path / "x.jsonl", "jsonl") == (["c", "d"], {"invalid_json": 1})
+
+
 @pytest.mark.parametrize("said", ["utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("table", ["text,n\none,1\n", '"text",n\n"one, two",1\n'])
 def test_a_table_in_utf_16_is_told_the_key_that_reads_it(tmp_path: Path, table: str, said: str) -> None:
