@@ -25,7 +25,7 @@ from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.stream.beforehand import StreamMaterial
 from galore.trainer.data.stream.stream import StreamedData, Told, stream_data
-from galore.trainer.data.text.conversation import READING
+from galore.trainer.data.text.conversation import READING, WITHOUT_NULLS
 from galore.trainer.data.text.holdout import content_hash, working_share
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.tokens.cache import cache_root, fingerprint
@@ -136,7 +136,7 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
     train, validation = (rows_over(store, section, tokenizer) for store in (text.train, text.validation))
     options: list[Any] = [section.packing, section.max_length, order.seed, order.global_batch_size, order.shuffle]
     # a run of before read other rows
-    options += [each for each in (READING, OF_TOKENS) if each in text.summary.get("noted", {})]
+    options += [each for each in (READING, WITHOUT_NULLS, OF_TOKENS) if each in text.summary.get("noted", {})]
     summary = {
         "source": section.origin,
         "fingerprint": fingerprint([text.fingerprint, *options]),

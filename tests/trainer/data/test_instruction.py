@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from galore.trainer.common.errors import UserError
@@ -213,6 +215,23 @@ def test_rows_that_an_earlier_version_read_otherwise_are_other_data(
             patch.setattr(prepare, "READING", "of before")
             before = prepare_data(instruct(**columns), tmp_path).summary
         assert ("reading" in now["noted"]) is noted
+        assert (now["fingerprint"] != before["fingerprint"]) is noted
+
+
+def test_rows_of_structs_that_were_read_with_nulls_are_other_data(
+    tmp_path: Path, instruct: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {"prompt_field": None, "response_field": None, "messages_field": "messages", "validation_fraction": 0}
+    for names, noted in ((["n"], False), (["n", "m"], True)):
+        calls = [[{"name": "f", "arguments": {names[n % len(names)]: 1}}] for n in range(20)]
+        asked, said = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+        rows = [{"messages": [asked, said | {"tool_calls": each}]} for each in calls]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "chat.parquet")
+        with monkeypatch.context() as patch:
+            now = prepare_data(instruct(path="chat.parquet", **columns), tmp_path).summary
+            patch.setattr(prepare, "WITHOUT_NULLS", "of before")
+            before = prepare_data(instruct(path="chat.parquet", **columns), tmp_path).summary
+        assert now["noted"].get("without nulls", 0) == 20 * noted
         assert (now["fingerprint"] != before["fingerprint"]) is noted
 
 

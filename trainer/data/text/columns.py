@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -13,8 +13,8 @@ from typing import Any, cast
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import listed
 from galore.trainer.data.formats.bytestream import ByteStream
-from galore.trainer.data.text.conversation import columns_of
-from galore.trainer.data.text.quality import BadRow, attempt, named_twice, text_of_object
+from galore.trainer.data.text.conversation import columns_of, read_without_nulls
+from galore.trainer.data.text.quality import BadRow, attempt, decode, named_twice, text_of_object
 from galore.trainer.data.text.readers import Row, parse_json, text_of_bytes
 from galore.trainer.data.text.shapes import text_of_row
 from galore.trainer.recipe.extras import require
@@ -49,6 +49,15 @@ def read_arrow(stream: ByteStream, section: DataSection) -> Iterator[Row]:
             reader = arrow.ipc.open_stream(stream.plain)
             yield from _numbered(_Batches(reader.schema, reader), section, stream)
             _require_end(stream)
+
+
+def text_of_table(table: Any, field: str, section: DataSection | None) -> str:
+    """The text of the only row of a table, of its column `field`, or of those that a section names. Raises BadRow."""
+    rows = _Batches(table.schema, table.to_batches())
+    (found,) = itertools.chain.from_iterable(_columns(rows, field) if section is None else _rows(rows, section))
+    if isinstance(found, BadRow):
+        raise found
+    return found
 
 
 def _require_end(stream: ByteStream) -> None:
@@ -113,16 +122,23 @@ def _rows(table: Any, section: DataSection) -> Iterator[list[str | BadRow]]:
 
 
 def _row(batch: Any, index: int, section: DataSection) -> str:
+    kinds = {each.name: each.type for each in batch.schema}
     try:
-        row = {each.name: _decoded(batch.column(each.name)[index].as_py(), each.type) for each in batch.schema}
+        values = {name: batch.column(name)[index].as_py() for name in kinds}
     except UnicodeDecodeError as error:
-        raise BadRow("invalid_utf8", str(error)) from None
-    return text_of_row(row, section)
+        decode(error.object)
+        raise
+    row = {name: _decoded(each, kinds[name]) for name, each in values.items()}
+    bare = {name: _bare(each, kinds[name]) for name, each in row.items()}
+    text = text_of_row(bare, section)
+    if section.instruct and bare != row and attempt(partial(text_of_row, row, section)) != text:
+        return read_without_nulls(text)
+    return text
 
 
 def _decoded(value: Any, kind: Any) -> Any:
     """What a value of an Arrow type means: where rows differ in shape, datasets keeps a part of them as JSON."""
-    if value is None or not _holds_json(kind):
+    if value is None or not _holds(kind, _is_json):
         return value
     if _is_json(kind):
         return parse_json(value)
@@ -131,11 +147,24 @@ def _decoded(value: Any, kind: Any) -> Any:
     return [_decoded(each, kind.value_type) for each in value]
 
 
+def _bare(value: Any, kind: Any) -> Any:
+    """A value without the nulls of its structs: each has the keys of all others, of all rows. JSON keeps its own."""
+    if value is None or not _holds(kind, _is_struct):
+        return value
+    if isinstance(value, dict):
+        return {name: _bare(each, kind.field(name).type) for name, each in value.items() if each is not None}
+    return [_bare(each, kind.value_type) for each in value]
+
+
 @functools.cache
-def _holds_json(kind: Any) -> bool:
+def _holds(kind: Any, test: Callable[[Any], bool]) -> bool:
     if hasattr(kind, "key_type"):  # a map, whose entries are read as they are
         return False
-    return _is_json(kind) or any(_holds_json(kind.field(index).type) for index in range(kind.num_fields))
+    return test(kind) or any(_holds(kind.field(index).type, test) for index in range(kind.num_fields))
+
+
+def _is_struct(kind: Any) -> bool:
+    return bool(require("pyarrow").types.is_struct(kind))
 
 
 def _is_json(kind: Any) -> bool:

@@ -39,6 +39,7 @@ TOOLS = "tools"  # the column beside the messages; OpenAI, ShareGPT and transfor
 NOT_LEARNED = {"weight": 0}  # what a message says of itself that is no target, as OpenAI's fine-tuning has it
 READING = "reading"
 """A conversation that needed more than the first reading of rows did has this key, so that it is told from before."""
+WITHOUT_NULLS = "without nulls"  # of columns of structs; what is noted of a conversation that is another one with them
 
 EMPTY: tuple[Any, ...] = (None, "", [], {})  # columns of parquet files fill keys that a message does not have
 
@@ -95,9 +96,19 @@ def identity_of(section: DataSection) -> list[list[str]]:
     return [required, optional if section.messages_field else names_of(section.input_field)]
 
 
-def needed_later_reading(text: str) -> bool:
-    """Whether what `conversation_of` wrote was read otherwise, or not at all, before messages had parts."""
-    return text.startswith(f'{{"{READING}"')
+def later_reading(text: str) -> str | None:
+    """What to note of a conversation that was read otherwise, or not at all, before: when messages had no parts, or
+    structs their nulls."""
+    if not text.startswith(f'{{"{READING}"'):
+        return None
+    return WITHOUT_NULLS if text.startswith(f'{{"{READING}": 3') else READING
+
+
+def read_without_nulls(text: str) -> str:
+    """What `conversation_of` wrote of a row of structs, told from what it would be with their nulls."""
+    value = json.loads(text)
+    turns = value if isinstance(value, dict) else {"messages": value}
+    return json.dumps({READING: 3, **{key: each for key, each in turns.items() if key != READING}}, ensure_ascii=False)
 
 
 def keys_of(section: DataSection) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.formats.bytestream import opened
 from galore.trainer.data.formats.encodings import MISREAD, is_misread, transcoded
-from galore.trainer.data.text.conversation import READING, needed_later_reading
+from galore.trainer.data.text.conversation import later_reading
 from galore.trainer.data.text.hub import HubSplit
 from galore.trainer.data.text.kinds import KINDS
 from galore.trainer.data.text.locate import DataFile, find_files, passed_over, splits_among
@@ -63,8 +63,8 @@ class Corpus:
                 else:
                     if encoding != UTF8 and is_misread(text, encoding):
                         bad.noted[MISREAD] += 1
-                    if self.section.instruct and needed_later_reading(text):
-                        bad.noted[READING] += 1
+                    if self.section.instruct and (reading := later_reading(text)):
+                        bad.noted[reading] += 1
                     yield Document(text, where, consumed)
                 before = consumed
 

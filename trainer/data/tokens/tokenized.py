@@ -34,7 +34,8 @@ CHAT_FORMAT = 2
 # what was kept of the first reading lacks messages in parts, of the second answers of added tokens, and has numbers
 # beside rows that are not finite
 READING_OF_ROWS = 3
-READING_OF_ARROW = 4  # what was kept before has JSON of columns as text
+# what was kept of columns before has JSON as text, nulls of other rows' keys, and no texts that are stored as bytes
+READING_OF_COLUMNS = 5
 SUMMARY_FILE = "summary.json"
 
 
@@ -67,8 +68,9 @@ def tokenized(
     ]
     name = fingerprint(identity)
     section = material.section
-    read_anew = section.instruct or section.extra_field is not None
-    reading = READING_OF_ARROW if "arrow" in material.identity["formats"] else READING_OF_ROWS
+    columns = not {"arrow", "parquet"}.isdisjoint(material.identity["formats"])
+    read_anew = section.instruct or section.extra_field is not None or (columns and section.one_column is None)
+    reading = READING_OF_COLUMNS if columns else READING_OF_ROWS
     folder = fingerprint([*identity, reading]) if read_anew else name
     kind = partial(ExampleStore, extra=section.extra_field is not None) if section.examples else TokenStore
 

@@ -9,7 +9,7 @@ from galore.trainer.data.text.conversation import (
     columns_of,
     conversation_of,
     identity_of,
-    needed_later_reading,
+    later_reading,
     read_conversation,
     spoken,
     with_arguments,
@@ -131,12 +131,12 @@ def test_arguments_as_text_become_objects() -> None:
         {"role": "tool", "tool_call_id": "1", "content": "b"},
     ]
     text = conversation_of({"messages": messages}, MESSAGES)
-    assert needed_later_reading(text)
+    assert later_reading(text)
     calls = read_conversation(text).messages[1]["tool_calls"]
     assert calls == [{"type": "function", "function": {"name": "f", "arguments": {"q": [1, "é"]}}}]
     assert with_arguments([{"name": "f", "arguments": "{"}, "x"]) == [{"name": "f", "arguments": "{"}, "x"]
     read = {"messages": [messages[0], messages[1] | {"tool_calls": calls}]}
-    assert not needed_later_reading(conversation_of(read, MESSAGES))
+    assert not later_reading(conversation_of(read, MESSAGES))
 
 
 def test_content_in_parts_is_its_texts() -> None:
