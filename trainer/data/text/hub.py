@@ -12,8 +12,9 @@ from typing import Any, Literal
 from galore.trainer.common.errors import DISK_FULL, RunFailed, UserError, system_error
 from galore.trainer.common.printable import listed
 from galore.trainer.common.reading import user_path
+from galore.trainer.data.text.columns import text_of_table
 from galore.trainer.data.text.conversation import columns_of, keys_of
-from galore.trainer.data.text.quality import BadRow, BadRows, check, decode, text_of_object
+from galore.trainer.data.text.quality import BadRow, BadRows, check, text_of_object
 from galore.trainer.data.text.shapes import text_of_row
 from galore.trainer.machine.offline import spare_retries
 from galore.trainer.recipe.extras import require
@@ -21,6 +22,8 @@ from galore.trainer.recipe.schema.data import DataSection
 
 State = dict[str, Any]
 """Where a stream stands: shard and row, as `IterableDataset.state_dict()` writes them (JSON)."""
+
+TABLES = "RebatchedArrowExamplesIterable"  # how `datasets` calls the position in a stream of tables
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
@@ -59,19 +62,16 @@ class HubSplit:
         )
 
     def open(self) -> Any:
-        """An `IterableDataset` of the text column alone, as bytes: a stored string need not be UTF-8; or of those of
-        prompts and responses.
+        """An `IterableDataset` of the columns that are read, as tables of one row: a stored string need not be UTF-8.
 
         Raises:
             UserError: no such data set, configuration, split or column, or no network.
         """
         rows = self._loaded(streaming=True)
-        if rows.features is None:
-            return rows
-        rows = rows.select_columns(self._columns_among(rows.features))
-        if self.rows is None and getattr(rows.features[self.field], "dtype", "") == "string":
-            return rows.cast_column(self.field, require("datasets").Value("binary"))
-        return rows
+        if rows.features is not None:
+            rows = rows.select_columns(self._columns_among(rows.features))
+        # positions are the same with and without tables; what is made row by row has none, and its texts are Python's
+        return rows.with_format("arrow") if rows.state_dict()["examples_iterable"].get("type") == TABLES else rows
 
     def files(self) -> tuple[Path, ...]:
         """All of it, as the Arrow files that `datasets` keeps, which downloads and writes what is not there yet.
@@ -142,11 +142,10 @@ class HubSplit:
                 else:
                     yield text, rows.state_dict()
 
-    def _text(self, row: dict[str, Any]) -> str:
-        if self.rows is not None:
-            return text_of_row(row, self.rows)
-        value = row.get(self.field)
-        return decode(value) if isinstance(value, bytes) else text_of_object(row, self.field)
+    def _text(self, row: Any) -> str:
+        if not isinstance(row, dict):
+            return text_of_table(row, self.field, self.rows)
+        return text_of_object(row, self.field) if self.rows is None else text_of_row(row, self.rows)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

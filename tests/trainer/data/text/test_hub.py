@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.data.text.conversation import read_conversation
 from galore.trainer.data.text.hub import HubSplit
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.text.sources import training_corpus
@@ -23,7 +27,7 @@ class BreaksOff:
 
     def __iter__(self) -> Iterator[dict[str, object]]:
         for self.row in (1, 2):
-            yield {"text": f"row {self.row}".encode()}
+            yield {"text": f"row {self.row}"}
         raise self.error
 
     def state_dict(self) -> dict[str, int]:
@@ -137,6 +141,85 @@ def test_rows_of_many_shapes_are_read_whole_as_they_are_streamed(folder: Path) -
         assert {kind: each["rows"] for kind, each in bad[0].summary.items()} == {
             kind: each["rows"] for kind, each in bad[1].summary.items()
         }
+
+
+def parquet(folder: Path, table: Any) -> None:
+    for path in (folder / "set").iterdir():
+        path.unlink()
+    pq.write_table(table, folder / "set/train.parquet", row_group_size=7)
+
+
+def as_strings(cells: list[bytes | None]) -> Any:
+    return pa.array(cells, pa.binary()).view(pa.string())
+
+
+def both_ways(folder: Path, **settings: Any) -> tuple[list[str], dict[str, int]]:
+    """Good texts and bad rows of a split that is streamed, which are those of the split that is fetched."""
+    bad = BadRows("skip"), BadRows("skip")
+    section = DataSection.model_validate({"source": "hub", "path": "set", "validation_split": None} | settings)
+    streamed = [text for text, _ in HubSplit.of(section, folder).texts(None, bad[0])]
+    assert [document.text for document in training_corpus(section, folder).documents(bad[1])] == streamed
+    assert bad[0].counts == bad[1].counts
+    return streamed, dict(bad[0].counts)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"text_field": "a"},
+        {"text_field": ["q", "a"]},
+        {"prompt_field": "q", "response_field": "a"},
+        {"messages_field": "messages"},
+    ],
+)
+def test_a_streamed_row_that_is_not_utf_8_is_a_bad_row(folder: Path, settings: dict[str, Any]) -> None:
+    answers = [f"answer {n}".encode() if n != 12 else b"caf\xe9 au lait" for n in range(20)]
+    said = [each for answer in answers for each in (b"ask", answer)]
+    turns = pa.StructArray.from_arrays([pa.array(["user", "assistant"] * 20), as_strings(said)], ["role", "content"])
+    messages = pa.ListArray.from_arrays(pa.array(range(0, 41, 2), pa.int32()), turns)
+    parquet(folder, pa.table({"q": ["ask"] * 20, "a": as_strings(answers), "messages": messages}))
+    texts, bad = both_ways(folder, **settings)
+    assert len(texts) == 19
+    assert bad == {"invalid_utf8": 1}
+    section = DataSection.model_validate({"source": "hub", "path": "set", "validation_split": None} | settings)
+    with pytest.raises(UserError, match="row 13 of this reading: bad row: not valid UTF-8") as caught:
+        list(HubSplit.of(section, folder).texts(None, BadRows("error")))
+    assert "on_bad_rows" in str(caught.value)
+
+
+def test_a_stream_goes_on_from_any_row_of_any_batch(folder: Path) -> None:
+    parquet(folder, pa.table({"text": as_strings([b"\xff" if n % 5 == 4 else b"row %d" % n for n in range(20)])}))
+    split, good = split_of(folder), [f"row {n}" for n in range(20) if n % 5 != 4]
+    assert [text for text, _ in split.texts(None, BadRows("skip"))] == good
+    for step in (1, 3):
+        found, state = list[str](), None
+        while rows := list(itertools.islice(split.texts(state, BadRows("skip")), step)):
+            found += [text for text, _ in rows]
+            state = json.loads(json.dumps(rows[-1][1]))
+        assert found == good
+
+
+def test_a_position_is_that_of_a_stream_without_tables(folder: Path) -> None:
+    import datasets
+
+    parquet(folder, pa.table({"text": [f"row {n}" for n in range(20)]}))
+    plain = datasets.load_dataset(str(folder / "set"), split="train", streaming=True).select_columns(["text"])
+    rows = iter(plain)
+    for _ in range(9):
+        next(rows)
+    rest = split_of(folder).texts(plain.state_dict(), BadRows("skip"))
+    assert [text for text, _ in rest] == [f"row {n}" for n in range(9, 20)]
+
+
+def test_streamed_structs_lose_the_nulls_of_other_rows(folder: Path) -> None:
+    rows = []
+    for arguments in ({"city": "Bern"}, {"to": "Ann", "body": "hi"}):
+        said = {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": arguments}]}
+        rows.append({"messages": [{"role": "user", "content": "a"}, said]})
+    parquet(folder, pa.Table.from_pylist(rows))
+    texts, _ = both_ways(folder, messages_field="messages")
+    found = [read_conversation(text).messages[1]["tool_calls"][0]["arguments"] for text in texts]
+    assert found == [{"city": "Bern"}, {"to": "Ann", "body": "hi"}]
 
 
 def test_json_in_a_column_that_is_none_is_a_bad_row(tmp_path: Path) -> None:
