@@ -128,7 +128,9 @@ def _row(batch: Any, index: int, section: DataSection) -> str:
     except UnicodeDecodeError as error:
         decode(error.object)
         raise
-    row = {name: _decoded(each, kinds[name]) for name, each in values.items()}
+    row = {
+        name: decode(each) if isinstance(each, bytes) else _decoded(each, kinds[name]) for name, each in values.items()
+    }
     bare = {name: _bare(each, kinds[name]) for name, each in row.items()}
     text = text_of_row(bare, section)
     if section.instruct and bare != row and attempt(partial(text_of_row, row, section)) != text:
@@ -137,14 +139,25 @@ def _row(batch: Any, index: int, section: DataSection) -> str:
 
 
 def _decoded(value: Any, kind: Any) -> Any:
-    """What a value of an Arrow type means: where rows differ in shape, datasets keeps a part of them as JSON."""
-    if value is None or not _holds(kind, _is_json):
+    """What a value of an Arrow type means: where rows differ in shape, datasets keeps a part of them as JSON; writers
+    that know no text keep bytes."""
+    if value is None or not (_holds(kind, _is_json) or _holds(kind, _is_binary)):
         return value
     if _is_json(kind):
         return parse_json(value)
+    if isinstance(value, bytes):
+        return _text_or_bytes(value)
     if isinstance(value, dict):
         return {name: _decoded(each, kind.field(name).type) for name, each in value.items()}
     return [_decoded(each, kind.value_type) for each in value]
+
+
+def _text_or_bytes(value: bytes) -> str | bytes:
+    """Text inside of a row, or what is none there: an image beside the words of a message, which nobody reads."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
 
 
 def _bare(value: Any, kind: Any) -> Any:
@@ -165,6 +178,11 @@ def _holds(kind: Any, test: Callable[[Any], bool]) -> bool:
 
 def _is_struct(kind: Any) -> bool:
     return bool(require("pyarrow").types.is_struct(kind))
+
+
+def _is_binary(kind: Any) -> bool:
+    types = require("pyarrow").types
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def _is_json(kind: Any) -> bool:

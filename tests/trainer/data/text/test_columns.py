@@ -106,6 +106,34 @@ def test_a_null_of_json_in_a_column_stays(tmp_path: Path) -> None:
     assert read_conversation(text).messages[1]["tool_calls"] == [{"arguments": {"to": None}}]
 
 
+PROMPTS = {"prompt_field": "q", "response_field": "r"}
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.dictionary(pa.int32(), pa.binary())])
+@pytest.mark.parametrize("section", [PROMPTS, {"text_field": ["q", "r"]}, {"text_field": "r"}])
+def test_columns_of_bytes_are_text(tmp_path: Path, kind: pa.DataType, section: dict[str, Any]) -> None:
+    columns = {"q": [b"a", b"b", b"c"], "r": ["é".encode(), b"caf\xe9 au lait", None]}
+    files = write(tmp_path, pa.table({name: pa.array(each, pa.binary()).cast(kind) for name, each in columns.items()}))
+    for format, path in files.items():
+        texts, bad = read(path, format, **section)
+        assert "é" in (texts[0] if "text_field" in section else read_conversation(texts[0]).messages[1]["content"])
+        assert bad.counts.pop("invalid_utf8") == 1
+        assert not {*bad.counts} - {"missing_field"}
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary()])
+def test_messages_of_bytes_are_text_and_an_image_beside_them_is_not_read(tmp_path: Path, kind: pa.DataType) -> None:
+    message = pa.struct({"role": kind, "content": kind, "image": pa.binary()})
+    turns = [
+        {"role": b"user", "content": b"what?", "image": b"\x89PNG"},
+        {"role": b"assistant", "content": "ça".encode(), "image": None},
+    ]
+    raw = pa.array([turns], pa.list_(pa.struct({"role": pa.binary(), "content": pa.binary(), "image": pa.binary()})))
+    for format, path in write(tmp_path, pa.table({"messages": raw.cast(pa.list_(message))})).items():
+        (text,), _ = read(path, format, **CHAT)
+        assert [turn["content"] for turn in read_conversation(text).messages] == ["what?", "ça"]
+
+
 def test_text_that_is_none_inside_of_a_struct_is_told_with_what_it_looks_like(tmp_path: Path) -> None:
     raw = pa.array([b"user", b"assistant", b"caf\xe9 au lait, d\xe9j\xe0 vu"], pa.binary()).view(pa.string())
     turns = pa.StructArray.from_arrays([raw.take(pa.array([0, 1])), raw.take(pa.array([0, 2]))], ["role", "content"])
