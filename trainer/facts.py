@@ -290,6 +290,8 @@ def _examples(summary: dict[str, Any]) -> list[str]:
     for what in ("truncated", "dropped"):
         count = train[f"{what}_examples"]
         words += [f"{count:,} {what}: longer than data.max_length"] if count else []
+    if lost := train.get("cut_maps"):
+        words += [f"{lost:,} without their map: its codes, or all that is said of them, are cut off"]
     return [", ".join(words)]
 
 

@@ -37,6 +37,13 @@ def test_one_is_no_plural(summary: dict[str, object]) -> None:
     assert not PLURAL.search(told), told
 
 
+def test_maps_that_are_cut_off_are_told() -> None:
+    rows = {"examples": 9, "sequences": 9, "truncated_examples": 4, "dropped_examples": 0, "cut_maps": 2}
+    told = data_line({"source": "local", "documents": ONE, "tokens": ONE, "targets": {"train": 50}, "train": rows})
+    assert "4 truncated: longer than data.max_length, 2 without their map: its codes" in told
+    assert "without" not in data_line({"source": "local", "targets": {"train": 50}, "train": rows | {"cut_maps": 0}})
+
+
 def test_bad_rows_are_told_with_the_place_of_the_first() -> None:
     bad = {"missing_field": {"rows": 2, "first": "/a: b/chat.jsonl:17: a field is missing (text)"}}
     assert data_line({"source": "local", "bad_rows": bad}).endswith("bad rows: 2 missing_field, first chat.jsonl:17")

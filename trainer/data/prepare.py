@@ -33,9 +33,10 @@ from galore.trainer.data.tokens.chat import OF_TOKENS
 from galore.trainer.data.tokens.extend import extend
 from galore.trainer.data.tokens.material import Material, Materials
 from galore.trainer.data.tokens.tokenize import threads
-from galore.trainer.data.tokens.tokenized import Tokenized, tokenized
+from galore.trainer.data.tokens.tokenized import MISFITS, Tokenized, tokenized
 from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, trained_tokenizer
 from galore.trainer.recipe.schema.data import DataSection
+from galore.trainer.recipe.schema.extraloss import ATTENTION
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.source import SourceSection
 from galore.trainer.tasks.glue import TASKS
@@ -81,7 +82,8 @@ def prepare_data(
                     codes = Modalities.of(recipe, tokenizer, id_bound(tokenizer))
                     data.append(stream_data(one, tokenizer, Order(seed + number, size, shuffle), told, codes))
                 else:
-                    data.append(map_data(recipe, tokenizer, one, tokenized(one, tokenizer, report, notes.append)))
+                    text = tokenized(one, tokenizer, report, notes.append, _mapped_codes(recipe, tokenizer))
+                    data.append(map_data(recipe, tokenizer, one, text))
         whole: MappedData | StreamedData | MixedData = data[0]
         if recipe.data.sources is not None:
             named = {each.label: one for each, one in zip(recipe.data.sources, data, strict=True)}
@@ -129,14 +131,23 @@ def _trained(
     return trained_tokenizer(material.training_texts(progress), size, folder, progress, tell)
 
 
+def _mapped_codes(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
+    """Which token ids are codes, (V,), where the numbers beside rows are maps of attention to them."""
+    if recipe.extra_loss.name != ATTENTION or not recipe.extra_loss.is_on:
+        return None
+    modalities = Modalities.of(recipe, tokenizer, id_bound(tokenizer))
+    return None if modalities is None else modalities.codes
+
+
 def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Material, text: Tokenized) -> MappedData:
     """Rows over the stores, checked to be enough. Raises UserError."""
     section, train_section = material.section, recipe.train
     order = Order(train_section.seed, train_section.global_batch_size, section.shuffle)
-    train, validation = (rows_over(store, section, tokenizer) for store in (text.train, text.validation))
+    codes = _mapped_codes(recipe, tokenizer)
+    train, validation = (rows_over(store, section, tokenizer, codes) for store in (text.train, text.validation))
     options: list[Any] = [section.packing, section.max_length, order.seed, order.global_batch_size, order.shuffle]
     # a run of before read other rows
-    options += [each for each in (READING, WITHOUT_NULLS, OF_TOKENS) if each in text.summary.get("noted", {})]
+    options += [each for each in (READING, WITHOUT_NULLS, OF_TOKENS, MISFITS) if each in text.summary.get("noted", {})]
     summary = {
         "source": section.origin,
         "fingerprint": fingerprint([text.fingerprint, *options]),

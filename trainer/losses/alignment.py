@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import IGNORED
 from galore.trainer.data.rows.tokenbatch import Seen, TokenBatch
+from galore.trainer.data.tokens.given import are_maps, map_places
 from galore.trainer.losses.extra import About, ExtraLoss, on_device
 from galore.trainer.losses.watch import ATTENTION
 from galore.trainer.models.adapters.lora import without_adapters
@@ -66,7 +66,7 @@ class AttentionAlignment(ExtraLoss):
 
     def count(self, batch: TokenBatch) -> int:
         """Rows that have a map."""
-        return 0 if batch.extras is None else int((~batch.extras.isnan()).any(1).sum())
+        return sum(len(each.queries) > 0 for each in _places(batch))
 
     def watching(self, batch: TokenBatch) -> AbstractContextManager[Any]:
         assert self.watch is not None
@@ -102,29 +102,19 @@ def padded(positions: list[Tensor]) -> Tensor:
 def _places(batch: TokenBatch) -> list[Places]:
     """Places of every row of a batch; without queries where it has no map."""
     modalities = batch.modalities
-    nowhere = torch.empty(0, dtype=torch.int64)
-    nothing = Places(nowhere, nowhere, torch.empty(0, 0, dtype=torch.float32))
     if batch.extras is None or modalities is None:
-        return [nothing] * len(batch)
-    found = []
-    for ids, labels, extra in zip(batch.input_ids, batch.labels, batch.extras, strict=True):
-        numbers = extra[~extra.isnan()]
-        found.append(_of_row(ids, labels, numbers, modalities.codes) if len(numbers) else nothing)
-    return found
+        return [_nothing()] * len(batch)
+    rows = zip(batch.input_ids, batch.labels, batch.extras, strict=True)
+    return [_of_row(ids, labels, extra[~extra.isnan()], modalities.codes) for ids, labels, extra in rows]
+
+
+def _nothing() -> Places:
+    nowhere = torch.empty(0, dtype=torch.int64)
+    return Places(nowhere, nowhere, torch.empty(0, 0, dtype=torch.float32))
 
 
 def _of_row(ids: Tensor, labels: Tensor, numbers: Tensor, codes: Tensor) -> Places:
-    keys = codes[ids].nonzero().squeeze(1)
-    last = int(keys[-1]) if len(keys) else len(ids)
-    targets = (labels != IGNORED).nonzero().squeeze(1)
-    queries = targets[targets > last + 1] - 1
-    rows, rest = divmod(len(numbers), max(1, len(keys)))
-    if rest or rows not in (1, max(rows, len(queries))) or not len(keys) or not len(queries):
-        what = f"{len(numbers)} numbers are no maps of {len(keys)} codes, for {len(queries)} targets after them"
-        fix = (
-            f"give {len(keys)} for all of them, or {len(keys)} for each"
-            if len(keys) and len(queries)
-            else "leave them out"
-        )
-        raise UserError(f"a row's {what}", where="data.extra_field", fix=fix)
-    return Places(queries, keys, numbers.view(rows, -1)[: len(queries)])
+    keys, queries = map_places(ids, labels != IGNORED, codes)
+    if not are_maps(len(numbers), keys, queries):
+        return _nothing()
+    return Places(queries, keys, numbers.view(-1, len(keys))[: len(queries)])

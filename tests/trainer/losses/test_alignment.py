@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from galore.trainer.common.errors import UserError
+from galore.trainer.data.batch import IGNORED
 from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.tokenbatch import TokenBatch
-from galore.trainer.losses.alignment import Aligner, Places, _places, alignment_error
+from galore.trainer.losses.alignment import Aligner, AttentionAlignment, Places, _places, alignment_error
 
 NAN = float("nan")
 CODES = torch.tensor([False] * 6 + [True] * 4)  # ids from 6 on are codes, 4 and 5 begin and end them
@@ -28,9 +28,20 @@ def test_queries_predict_what_is_said_after_the_codes() -> None:
 
 
 @pytest.mark.parametrize("numbers", [[1.0, 2.0, 3.0, NAN], [1.0, 2.0, 3.0, 4.0]])
-def test_numbers_that_are_no_maps(numbers: list[float]) -> None:
-    with pytest.raises(UserError, match="are no maps of 2 codes, for 3 targets"):
-        _places(batch([numbers, [NAN] * 4]))
+def test_a_row_whose_numbers_are_no_maps_counts_as_one_without(numbers: list[float]) -> None:
+    rows = batch([numbers, [1.0, 2.0, NAN, NAN]])
+    none, some = _places(rows)
+    assert (len(none.queries), len(some.queries)) == (0, 2)
+    assert AttentionAlignment.count(None, rows) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [4, 5, 7])
+def test_codes_behind_the_last_target_do_not_count_however_far_a_row_is_fed(length: int) -> None:
+    ids = torch.tensor([[6, 7, 5, 1, 8, 9, 6]])
+    labels = torch.where(torch.arange(7) == 3, ids, IGNORED)
+    rows = TokenBatch(ids[:, :length], labels[:, :length], (0,), modalities=MODALITIES, extras=torch.ones(1, 2))
+    (found,) = _places(rows)
+    assert (found.queries.tolist(), found.keys.tolist()) == ([2], [0, 1])
 
 
 def test_an_even_map_and_an_even_attention_agree_and_one_that_looks_elsewhere_does_not() -> None:

@@ -12,15 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from galore.trainer.data.batch import IGNORED
 from galore.trainer.data.rows.binpack import best_fit
 from galore.trainer.data.rows.packing import Extras, Rows, padded, restarting, rows_of
 from galore.trainer.data.tokens.examplestore import ExampleStore
+from galore.trainer.data.tokens.given import map_places
 from galore.trainer.data.tokens.store import Ids, TokenStore
 from galore.trainer.data.tokens.tokenizer import frame_of
 from galore.trainer.recipe.schema.data import DataSection
+
+NO_NUMBERS = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,19 @@ class ExampleRows:
     bounds: Ids  # (rows + 1,): row r holds kept[bounds[r]:bounds[r + 1]]
     truncated: int
     isolated: bool = False
+    unmapped: frozenset[int] | None = None  # examples that are cut so that their maps fit no more; None: no maps at all
 
     @classmethod
-    def of(cls, store: ExampleStore, max_length: int, pad: int, packed: bool, isolated: bool = False) -> ExampleRows:
+    def of(
+        cls,
+        store: ExampleStore,
+        max_length: int,
+        pad: int,
+        packed: bool,
+        isolated: bool = False,
+        codes: Tensor | None = None,
+    ) -> ExampleRows:
+        """`codes`, (V,) bool: which ids are codes, where the numbers beside examples are maps of their codes."""
         lengths = np.diff(store.offsets[:])
         long = np.flatnonzero(lengths > max_length)
         hopeless = [number for number in long if not _targets(store, int(number), max_length).any()]
@@ -45,7 +60,12 @@ class ExampleRows:
         bins = best_fit(sizes, max_length) if packed else np.arange(len(kept))
         bounds = np.concatenate([[0], np.cumsum(np.bincount(bins))]).astype(np.int64)
         truncated = len(long) - len(hopeless)
-        return cls(store, max_length, pad, kept[np.argsort(bins, kind="stable")], bounds, truncated, isolated)
+        unmapped = None
+        if codes is not None:
+            cut = map(int, np.setdiff1d(long, hopeless))
+            unmapped = frozenset(number for number in cut if _loses_map(store, number, max_length, codes))
+        kept = kept[np.argsort(bins, kind="stable")]
+        return cls(store, max_length, pad, kept, bounds, truncated, isolated, unmapped)
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -75,8 +95,11 @@ class ExampleRows:
         if self.store.extra is None:
             return None
         # of rows with one example each, as data.extra_field asks for
-        found = [self.store.extra_of(self._examples(number)[0]) for number in numbers.tolist()]
+        found = [self._extra(self._examples(number)[0]) for number in numbers.tolist()]
         return padded(found) if any(len(each) for each in found) else None
+
+    def _extra(self, example: int) -> Extras:
+        return NO_NUMBERS if self.unmapped and example in self.unmapped else self.store.extra_of(example)
 
     def _examples(self, row: int) -> list[int]:
         examples: list[int] = self.kept[self.bounds[row] : self.bounds[row + 1]].tolist()
@@ -103,6 +126,7 @@ class ExampleRows:
             "dropped_examples": len(lengths) - len(self.kept),
             "dropped_tokens": int(lengths.sum()) - used,
             "padding_tokens": len(self) * self.max_length - used,
+            **({} if self.unmapped is None else {"cut_maps": len(self.unmapped)}),
         }
 
 
@@ -112,10 +136,28 @@ def _targets(store: ExampleStore, number: int, length: int) -> Any:
     return store.targets[start : min(stop, start + length)] != 0
 
 
-def rows_over(store: TokenStore, section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Rows:
-    """Sequences of `data.max_length` out of a store, as `data.packing` says. Raises UserError."""
+def _loses_map(store: ExampleStore, number: int, length: int, codes: Tensor) -> bool:
+    """Whether an example has maps, and its first `length` tokens not all codes that they are of, or no target after
+    these."""
+    start, stop = store.span(number)
+    ids = torch.from_numpy(store.tokens[start:stop].astype(np.int64))
+    targets = torch.from_numpy(_targets(store, number, stop - start))
+    whole, _ = map_places(ids, targets, codes)
+    left, queries = map_places(ids[:length], targets[:length], codes)
+    return bool(len(store.extra_of(number))) and (len(left) < len(whole) or not len(queries))
+
+
+def rows_over(
+    store: TokenStore, section: DataSection, tokenizer: PreTrainedTokenizerBase, codes: Tensor | None = None
+) -> Rows:
+    """Sequences of `data.max_length` out of a store, as `data.packing` says. Raises UserError.
+
+    Args:
+        codes: see `ExampleRows.of`.
+    """
     if isinstance(store, ExampleStore):
         pad, packed = int(tokenizer.pad_token_id), section.packing == "packed"
-        return ExampleRows.of(store, section.max_length, pad, packed, section.isolates)
+        codes = codes if section.extra_field is not None else None
+        return ExampleRows.of(store, section.max_length, pad, packed, section.isolates, codes)
     frame = frame_of(tokenizer, section.max_length) if section.packing == "paper" else None
     return rows_of(store, section.max_length, frame, section.isolates)

@@ -1,4 +1,5 @@
-"""Rows that are tokens already, or codes between texts: checked against the vocabulary, and taken as they are."""
+"""Rows that are tokens already, or codes between texts: checked against the vocabulary, and taken as they are; and
+which positions of a row a map of its codes is about."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from galore.trainer.data.text.quality import BadRow
 from galore.trainer.data.tokens.chat import Example
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 class GivenTokens:
     """Turns what `shapes.tokens_of_row` wrote into documents or examples; no token is added to an example."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, codes: Tensor | None = None) -> None:
+        """`codes`, (V,) bool: which ids are codes, where the numbers beside a row have to be maps of its codes."""
+        self._codes, self.misfits = codes, 0
         self._bound, self._eos = id_bound(tokenizer), tokenizer.eos_token_id
         self._vocabulary, self._backend = tokenizer.get_vocab(), encoder(tokenizer)
 
@@ -41,12 +46,25 @@ class GivenTokens:
                 continue
             targets = np.array([mark == "1" for mark in value.get("targets", "1" * len(ids))])
             targets[:1] = False
-            extra = value.get("extra")
-            yield (
-                Example(ids, targets, extra=extra)
-                if targets.any()
-                else BadRow("no_response", "no token in it is a target")
-            )
+            if not targets.any():
+                yield BadRow("no_response", "no token in it is a target")
+                continue
+            example = Example(ids, targets, extra=value.get("extra"))
+            yield self._misfit(example) or example
+
+    def _misfit(self, example: Example) -> BadRow | None:
+        """What is wrong with the numbers of an example, if they have to be maps and are none."""
+        if self._codes is None or not example.extra:
+            return None
+        keys, queries = map_places(torch.tensor(example.ids), torch.from_numpy(example.targets), self._codes)
+        count = len(example.extra)
+        if are_maps(count, keys, queries):
+            return None
+        self.misfits += 1
+        what = f"{count:,} numbers, no maps of {len(keys):,} codes for {len(queries):,} targets after them"
+        can = len(keys) and len(queries)
+        fix = f"give {len(keys):,} for all of them, or {len(keys):,} for each" if can else "leave them out"
+        return BadRow("wrong_type", f"data.extra_field has {what}: {fix}")
 
     def _ids(self, value: dict[str, Any]) -> list[int] | BadRow:
         return self._checked(value["ids"]) if "ids" in value else self._of_parts(value["parts"])
@@ -68,3 +86,18 @@ class GivenTokens:
     def _checked(self, ids: list[int]) -> list[int] | BadRow:
         wrong = next((each for each in ids if not 0 <= each < self._bound), None)
         return ids if wrong is None else BadRow("wrong_token", f"{wrong}, of {self._bound:,}")
+
+
+def map_places(ids: Tensor, targets: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions in a row (n,) of the codes that its last target sees, (p,), and those that predict a target after all
+    of these, (t,). What stands behind the last target does not count: it may be cut off."""
+    at = targets.nonzero().squeeze(1)
+    keys = codes[ids[: int(at[-1]) + 1 if len(at) else 0]].nonzero().squeeze(1)
+    last = int(keys[-1]) if len(keys) else len(ids)
+    return keys, at[at > last + 1] - 1
+
+
+def are_maps(count: int, keys: Tensor, queries: Tensor) -> bool:
+    """Whether so many numbers are one for each code, or such a list for each target, and as many more as were cut."""
+    rows, rest = divmod(count, max(1, len(keys)))
+    return bool(len(keys) and len(queries)) and not rest and (rows == 1 or rows >= len(queries))

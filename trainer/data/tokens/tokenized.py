@@ -27,6 +27,7 @@ from galore.trainer.data.tokens.tokenizer import id_bound, packed_beginning, tok
 from galore.trainer.recipe.schema.data import DataSection
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 STORE_FORMAT = 1
@@ -37,6 +38,7 @@ READING_OF_ROWS = 3
 # what was kept of columns before has JSON as text, nulls of other rows' keys, and no texts that are stored as bytes
 READING_OF_COLUMNS = 5
 SUMMARY_FILE = "summary.json"
+MISFITS = "numbers that are no maps"  # what is noted of rows that were examples before
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,16 @@ class Tokenized:
 
 
 def tokenized(
-    material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress, tell: Callable[[str], object] = str
+    material: Material,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: Progress,
+    tell: Callable[[str], object] = str,
+    codes: Tensor | None = None,
 ) -> Tokenized:
     """The stores of these documents under this tokenizer. `tell` hears if what was kept of them is damaged.
+
+    Args:
+        codes: see `given.GivenTokens`.
 
     Raises:
         UserError: a file cannot be read, or a bad row is refused.
@@ -71,7 +80,9 @@ def tokenized(
     columns = not {"arrow", "parquet"}.isdisjoint(material.identity["formats"])
     read_anew = section.instruct or section.extra_field is not None or (columns and section.one_column is None)
     reading = READING_OF_COLUMNS if columns else READING_OF_ROWS
-    folder = fingerprint([*identity, reading]) if read_anew else name
+    codes = codes if section.extra_field is not None else None
+    checked = [] if codes is None else [{"codes": codes.nonzero().squeeze(1).tolist()}]
+    folder = fingerprint([*identity, reading, *checked]) if read_anew else name
     kind = partial(ExampleStore, extra=section.extra_field is not None) if section.examples else TokenStore
 
     def load(folder: Path) -> Tokenized:
@@ -84,7 +95,7 @@ def tokenized(
         return Tokenized(train, validation, name, summary, folder)
 
     def build(folder: Path) -> dict[str, Written]:
-        writer = _build_examples if material.section.examples else _build
+        writer = partial(_build_examples, codes=codes) if section.examples else _build
         return writer(folder, material, tokenizer, progress)
 
     return entry(material.cache / "tokens" / folder, build, load, progress, tell)
@@ -118,12 +129,13 @@ def _build(
 
 
 def _build_examples(
-    folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress
+    folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress, codes: Tensor | None
 ) -> dict[str, Written]:
     bad, holdout = BadRows(material.section.on_bad_rows), material.holdout()
     dtype, total = token_type(id_bound(tokenizer)), material.total_bytes
     section = material.section
-    chat = GivenTokens(tokenizer) if section.tokens_field else ChatEncoder(tokenizer, section.loss_on)
+    given = GivenTokens(tokenizer, codes) if section.tokens_field else None
+    chat = given or ChatEncoder(tokenizer, section.loss_on)
     how = (dtype, section.extra_field is not None)
     with ExampleWriter(folder, "train", *how) as train, ExampleWriter(folder, "validation", *how) as validation:
         writers = {"train": train, "validation": validation}
@@ -137,6 +149,8 @@ def _build_examples(
                     bad.noted.update(example.notes)
             progress(batch[-1].consumed, total, "tokenizing")
     material.require_unchanged(progress)
+    if given is not None and given.misfits:
+        bad.noted[MISFITS] = given.misfits
     targets = {side: writer.num_targets for side, writer in writers.items()}
     return _summarize(folder, writers, bad, holdout, {"targets": targets})
 

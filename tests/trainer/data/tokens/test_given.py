@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.data import prepare
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.text.quality import BadRow
 from galore.trainer.data.text.shapes import tokens_of_row
 from galore.trainer.data.tokens.given import GivenTokens
+from galore.trainer.data.tokens.tokenized import MISFITS
+from galore.trainer.recipe.schema.extraloss import ExtraLossSection
 from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 ROW = {"ids": [5, 6, 7, 0], "labels": [-100, 6, 7, -100], "attention_mask": [1, 1, 1, 0]}
+
+ALIGNED = ExtraLossSection(name="attention_alignment", layers=[-1])
 
 
 def test_what_is_masked_is_left_out_and_labels_are_targets() -> None:
@@ -57,11 +62,12 @@ def ids(tmp_path: Path, chat_tokenizer: Path) -> list[list[int]]:
 
 @pytest.fixture
 def given(tmp_path: Path, recipe: MakeRecipe, chat_tokenizer: Path) -> Callable[..., Any]:
-    def prepare(rows: list[dict[str, Any]], new_tokens: Any = (), **data: Any) -> Any:
+    def prepare(rows: list[dict[str, Any]], new_tokens: Any = (), aligned: bool = False, **data: Any) -> Any:
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         settings = {"path": "rows.jsonl", "tokens_field": "input_ids", "tokenizer": str(chat_tokenizer)} | data
         model = ModelSection(new_tokens=new_tokens or [])
-        made = recipe(**{"validation_fraction": 0, **settings}).model_copy(update={"model": model})
+        update = {"model": model, **({"extra_loss": ALIGNED} if aligned else {})}
+        made = recipe(**{"validation_fraction": 0, **settings}).model_copy(update=update)
         return prepare_data(made, tmp_path)
 
     return prepare
@@ -205,6 +211,52 @@ def test_numbers_stay_with_their_rows_and_rows_may_go_without(given: Callable[..
         n = int(ids[0]) - 5
         assert numbers.nan_to_num(-1).tolist() == ([n, n + 0.5] if n % 3 else [-1, -1])
     assert given(rows, packing="paper").global_batch(0).extras is None
+
+
+WORDS, IMAGE = {"text": " of some"}, {"image": [2, 0, 1]}
+MAPS = {"tokens_field": "parts", "extra_field": "map", "packing": "paper", "on_bad_rows": "skip", "aligned": True}
+
+
+@pytest.mark.parametrize(
+    ("parts", "count", "said"),
+    [
+        ([IMAGE, WORDS], 2, "2 numbers, no maps of 3 codes for 8 targets after them: give 3 for all of them, or 3 for"),
+        ([IMAGE, WORDS], 4, "4 numbers, no maps of 3 codes"),
+        ([WORDS], 3, "3 numbers, no maps of 0 codes for 0 targets after them: leave them out"),
+        ([WORDS, {"image": []}], 1, "1 numbers, no maps of 0 codes"),
+        ([WORDS, {"image": [1]}, IMAGE, {"text": " of"}], 4, ""),
+    ],
+)
+def test_numbers_that_are_no_maps_of_the_codes_make_a_bad_row(
+    given: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, parts: list[Any], count: int, said: str
+) -> None:
+    rows = [{"parts": [IMAGE, {"text": f" of {n}"}], **({"map": [1, 2, n]} if n % 2 else {})} for n in range(30)]
+    rows.append({"parts": parts, "map": [1.0] * count})
+    found = given(rows, new_tokens={"image": 3}, **MAPS).summary
+    assert found["documents"]["train"] == 30 + (not said)
+    assert found["train"]["cut_maps"] == 0
+    if said:
+        first = found["bad_rows"]["wrong_type"]["first"]
+        assert "rows.jsonl:31: a field is not of the type it should be (data.extra_field has " + said in first
+    assert found["noted"] == ({MISFITS: 1} if said else {})
+    monkeypatch.setattr(prepare, "MISFITS", "of before")
+    before = given(rows, new_tokens={"image": 3}, **MAPS).summary
+    assert (found["fingerprint"] != before["fingerprint"]) is bool(said)
+    free = given(rows, new_tokens={"image": 3}, **MAPS | {"aligned": False}).summary
+    assert free["documents"]["train"] == 31
+    assert "cut_maps" not in free["train"]
+
+
+def test_maps_of_codes_that_are_cut_off_are_left_out_and_counted(given: Callable[..., Any]) -> None:
+    long, short = {"text": " of some" * 9}, {"text": " of"}
+    kinds = [[IMAGE, short], [long, IMAGE, short], [IMAGE, long], [short, IMAGE, long, {"image": [0]}, short]]
+    numbers = [3, 3, 3, 4]
+    rows = [{"parts": kinds[n % 4], "map": [n + 1.0] * numbers[n % 4]} for n in range(32)]
+    data = given(rows, new_tokens={"image": 3}, max_length=16, **MAPS)
+    assert data.summary["train"]["cut_maps"] == 16
+    assert "bad_rows" not in data.summary or not data.summary["bad_rows"]
+    seen = {float(row[0]) for step in range(4) for row in data.global_batch(step).extras if row.isfinite().any()}
+    assert {int(each - 1) % 4 for each in seen} == {0, 2}
 
 
 def test_numbers_of_a_mixture(given: Callable[..., Any], tmp_path: Path) -> None:
