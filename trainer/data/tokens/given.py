@@ -1,5 +1,4 @@
-"""Rows that are tokens already, or codes between texts: checked against the vocabulary, and taken as they are; and
-which positions of a row a map of its codes is about."""
+"""Rows that are tokens already, or codes between texts: checked against vocabulary and maps, taken as they are."""
 
 from __future__ import annotations
 

@@ -249,14 +249,15 @@ def test_numbers_that_are_no_maps_of_the_codes_make_a_bad_row(
 
 def test_maps_of_codes_that_are_cut_off_are_left_out_and_counted(given: Callable[..., Any]) -> None:
     long, short = {"text": " of some" * 9}, {"text": " of"}
-    kinds = [[IMAGE, short], [long, IMAGE, short], [IMAGE, long], [short, IMAGE, long, {"image": [0]}, short]]
-    numbers = [3, 3, 3, 4]
-    rows = [{"parts": kinds[n % 4], "map": [n + 1.0] * numbers[n % 4]} for n in range(32)]
+    fitting, ends = [[IMAGE, short], [IMAGE, long]], {"text": " of some of"}
+    cut = [[long, IMAGE, short], [ends, IMAGE, short], [short, IMAGE, long, {"image": [0]}, short]]
+    kinds, numbers = [*fitting, *cut], [3, 3, 3, 3, 4]
+    rows = [{"parts": kinds[n % 5], "map": [n + 1.0] * numbers[n % 5]} for n in range(30)]
     data = given(rows, new_tokens={"image": 3}, max_length=16, **MAPS)
-    assert data.summary["train"]["cut_maps"] == 16
-    assert "bad_rows" not in data.summary or not data.summary["bad_rows"]
+    assert data.summary["train"]["cut_maps"] == 18
+    assert data.summary["bad_rows"] == {}
     seen = {float(row[0]) for step in range(4) for row in data.global_batch(step).extras if row.isfinite().any()}
-    assert {int(each - 1) % 4 for each in seen} == {0, 2}
+    assert {int(each - 1) % 5 for each in seen} == {0, 1}
 
 
 def test_numbers_of_a_mixture(given: Callable[..., Any], tmp_path: Path) -> None:
