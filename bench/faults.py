@@ -389,9 +389,20 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/data/text/hub.py": ("tests/trainer/data/text/test_hub.py", [
         ("return [*required, *(field", "return [*(field", "test_what_cannot_be_downloaded or test_rows_of_many"),
+        ('return rows.with_format("arrow") if', "return rows if", "test_a_streamed_row_that_is_not_utf_8"),
     ]),
-    "trainer/data/text/columns.py": ("tests/trainer/data/text/test_hub.py", [
-        ("        return parse_json(value)", "        return value", "test_rows_of_many_shapes"),
+    "trainer/data/text/columns.py": ("tests/trainer/data/text/test_columns.py", [
+        ("        return parse_json(value)", "        return value",
+         "tests/trainer/data/text/test_hub.py: test_rows_of_many_shapes"),
+        ("in value.items() if each is not None}", "in value.items()}", "test_calls_and_tools"),
+        ("        return read_without_nulls(text)", "        return text", "test_calls_and_tools"),
+        ("        return _text_or_bytes(value)", "        return value", "test_messages_of_bytes"),
+    ]),
+    "trainer/data/tokens/given.py": ("tests/trainer/data/tokens/test_given.py", [
+        ("yield self._misfit(example) or example", "yield example", "test_numbers_that_are_no_maps"),
+        ("at[at > last + 1] - 1", "at[at > last] - 1", "tests/trainer/losses/test_alignment.py: test_queries_predict"),
+        ("ids[: int(at[-1]) + 1 if len(at) else 0]", "ids",
+         "tests/trainer/losses/test_alignment.py: test_codes_behind"),
     ]),
     "trainer/data/text/hubtext.py": ("tests/trainer/data/stream/test_stream.py", [
         ("        self.holdout.release()\n", "", "test_how_much_is_evaluated_on"),
@@ -742,7 +753,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("return temperature**2 *", "return temperature *", "test_it_is_the_divergence"),
     ]),
     "trainer/losses/alignment.py": ("tests/trainer/losses/test_alignment.py", [
-        ("targets[targets > last + 1] - 1", "targets[targets > last] - 1", "test_queries_predict"),
+        ("sum(len(each.queries) > 0 for each in _places(batch))", "len(batch)", "test_a_row_whose_numbers"),
         ("goal / (goal.mean(1, keepdim=True) + TINY)", "goal", "test_an_even_map"),
     ]),
     "trainer/data/score.py": ("tests/trainer/data/test_score.py", [
