@@ -140,7 +140,9 @@ class OffloadingCheckpoint:
         with saved_tensors_hooks(self._pack, self._unpack):  # inside, checkpoint's own hooks see all but its inputs
             return checkpoint(function, *args, **self.settings)
 
-    def _pack(self, tensor: Tensor) -> Away:
+    def _pack(self, tensor: Tensor) -> Away | Tensor:
+        if not tensor.numel():  # torch below 2.12 keeps an empty one beside the inputs
+            return tensor.detach()
         last = self._last()
         if last is not None:
             last.leave()  # its copy had the computation of a whole block to finish in
@@ -148,7 +150,9 @@ class OffloadingCheckpoint:
         self._last = weakref.ref(away)
         return away
 
-    def _unpack(self, away: Away) -> Tensor:
+    def _unpack(self, away: Away | Tensor) -> Tensor:
+        if isinstance(away, Tensor):
+            return away
         tensor = away.take()
         self.fetched(tensor)
         earlier = away.earlier() if away.earlier is not None else None

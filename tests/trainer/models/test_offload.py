@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from galore.trainer.models.offload import Away, CudaCopies, NoCopies, OffloadingCheckpoint
 
@@ -117,9 +118,10 @@ def test_two_at_most_are_on_the_device_and_none_is_left() -> None:
     checkpoint = offloading(Watched())
     pack = checkpoint._pack
 
-    def packed(tensor: Tensor) -> Away:
+    def packed(tensor: Tensor) -> Away | Tensor:
         away = pack(tensor)
-        alive.add(away)
+        if isinstance(away, Away):
+            alive.add(away)
         return away
 
     checkpoint._pack = packed  # type: ignore[method-assign]
@@ -127,6 +129,22 @@ def test_two_at_most_are_on_the_device_and_none_is_left() -> None:
     gradients(stack(), checkpoint, times=2)
     assert max(counts) <= 1, "beside the one in use"
     assert not alive, "nothing outlives the backward"
+
+
+def test_what_is_empty_is_kept_and_no_turn_of_its_own() -> None:
+    class MarkedBefore(OffloadingCheckpoint):
+        """As a checkpoint that keeps an empty tensor beside each input."""
+
+        def __call__(self, function: Any, *args: Any) -> Any:
+            with saved_tensors_hooks(self._pack, self._unpack):
+                mark = args[0].new_zeros(0, requires_grad=True).square().sum()
+            return super().__call__(function, *args) + mark
+
+    copies = LateCopies()
+    forward(stack(), MarkedBefore(copies, use_reentrant=False)).backward()
+    plain = LateCopies()
+    forward(stack(), offloading(plain)).backward()
+    assert copies.log == plain.log
 
 
 def test_what_comes_back_is_told() -> None:
