@@ -88,11 +88,18 @@ gate-newest: $(READY)  ## the compile gate again with the newest triton, in an e
 	build/newest-triton/bin/python -m pip install -q --disable-pip-version-check --no-compile --no-deps --ignore-installed triton==$(NEWEST_TRITON)
 	build/newest-triton/bin/python -m pytest -q -n 2 -p no:cacheprovider tests/kernels/predict/test_compiled.py tests/kernels/triton/test_direct.py
 
-oldest newest: $(READY)  ## the tests with one end of the versions that pyproject.toml accepts (several GB, 40 minutes; RANGE_ARGS)
+define TESTS_AT_AN_END
 	$(PYTHON) -m venv build/$@
 	$(PY) bench/ranges.py $@ > build/$@/requirements.txt
 	build/$@/bin/python -m pip install -q --disable-pip-version-check --no-compile --upgrade setuptools -r build/$@/requirements.txt
 	PYTHONPATH=build/dev:bench build/$@/bin/python -m pytest -q -n 2 --dist worksteal -p no:cacheprovider -m 'not slow' $(RANGE_ARGS)
+endef
+
+oldest: $(READY)  ## the tests with the first versions that pyproject.toml accepts (several GB, 40 minutes; RANGE_ARGS)
+	$(TESTS_AT_AN_END)
+
+newest: $(READY)  ## the tests with the last ones there are
+	$(TESTS_AT_AN_END)
 
 gpu:  ## the proof on the card that is here, in 9 minutes: what trains, fits, repeats, and how fast (GPU_ARGS=--help)
 	$(CARD_PYTHON) bench/gpu/start.py --out $(GPU_OUT) $(GPU_ARGS)

@@ -707,7 +707,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("-2]:", "0]:", "test_the_next_rate"),
         ("(not further or rate in further)", "not further", "test_the_same_call_finds"),
         ("(not further or rate in further)", "True", "test_the_same_call_finds"),
-        ("own = standings([run for run in found.compared if run.trial.folder in folders])",
+        ("own = standings([run for run in found.compared if run.trial.key in keys])",
          "own = standings(found.compared)", "test_each_method_has or test_the_same_call_finds"),
     ]),
     "trainer/schedule.py": ("tests/trainer/test_schedule.py", [
