@@ -92,7 +92,8 @@ define TESTS_AT_AN_END
 	$(PYTHON) -m venv build/$@
 	$(PY) bench/ranges.py $@ > build/$@/requirements.txt
 	build/$@/bin/python -m pip install -q --disable-pip-version-check --no-compile --upgrade setuptools -r build/$@/requirements.txt
-	PYTHONPATH=build/dev:bench build/$@/bin/python -m pytest -q -n 2 --dist worksteal -p no:cacheprovider -m 'not slow' $(RANGE_ARGS)
+	build/$@/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	build/$@/bin/python -m pytest -q -n 2 --dist worksteal -p no:cacheprovider -m 'not slow' $(RANGE_ARGS)
 endef
 
 oldest: $(READY)  ## the tests with the first versions that pyproject.toml accepts (several GB, 40 minutes; RANGE_ARGS)
