@@ -9,6 +9,7 @@ something else needs a core, the one that is waited for may be the one that does
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import gc
@@ -81,6 +82,7 @@ def import_libraries() -> None:
         importlib.import_module("transformers.modeling_utils")
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)  # Triton's bindings report what is left of them at the end, on the terminal
         if collecting:
             gc.enable()
 

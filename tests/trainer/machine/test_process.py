@@ -124,7 +124,8 @@ def test_torchs_new_name_of_the_settings_goes_before_the_old():
 
 
 LIBRARIES = """
-import gc, sys
+import atexit, gc, sys
+atexit.register(lambda: print("kept at the end:", gc.get_freeze_count()))
 from galore.trainer.machine.process import import_libraries
 class Torch:
     def find_spec(name, path=None, target=None):
@@ -141,8 +142,9 @@ print(gc.get_freeze_count() == before)
 
 
 def test_libraries_are_imported_without_looking_for_garbage():
-    first, *_, last, again = run(LIBRARIES)
+    first, *_, last, again, end = run(LIBRARIES)
     assert (first, last, again) == ("collecting: False", "collecting: True True True", "True")
+    assert end == "kept at the end: 0"
 
 
 @pytest.mark.parametrize("told", ["two", "-1", "1.5", "0"])
