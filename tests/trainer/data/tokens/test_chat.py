@@ -303,7 +303,7 @@ def test_what_the_template_does_not_write_is_noted(chatml: Any) -> None:
     assert notes(said) == ("unread: reasoning_content", "unread: name", "unread: id")
     assert notes({"tools": [{"name": "f"}], "messages": [["user", "a"], ["assistant", "b"]]}) == ("unread: tools",)
     chatml.chat_template = "{{ tools | tojson if tools else '' }}" + CHATML.replace(
-        "message['content'] +", "(message.thinking or '') + message['content'] | tojson +"
+        "message['content'] +", "(message.thinking or message.reasoning_content or '') + message['content'] | tojson +"
     )
     assert notes(said) == ("unread: name", "unread: id")
     assert notes({"tools": [{"name": "f"}], "messages": [["user", "a"], ["assistant", "b"]]}) == ()
