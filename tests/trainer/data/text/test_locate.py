@@ -161,7 +161,7 @@ def test_every_format_is_told_by_every_name_it_has(tmp_path: Path, kind: Format,
 def test_what_needs_a_package_says_which_before_it_is_read(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extras, "missing", lambda module: f"{module} is not installed")
+    monkeypatch.setattr(extras, "_absent", lambda module: "is not installed")
     (tmp_path / name).touch()
     with pytest.raises(UserError, match=rf"{name} needs the package `pyarrow`") as caught:
         names(tmp_path, name)
