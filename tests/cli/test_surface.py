@@ -89,7 +89,7 @@ def test_what_is_no_number_is_told_with_its_value(galore: Any, path: tuple[str, 
 
 def test_of_an_option_that_is_given_twice_the_last_value_is_told(galore: Any) -> None:
     refused = galore("profile-memory", "--gpus", "2", "--gpus", "many", "--", "demo")
-    assert "got 'many'" in " ".join(refused.stderr.replace("│", "").split())
+    assert "'many'" in " ".join(refused.stderr.replace("│", "").split())
     assert "'2'" not in refused.stderr
 
 

@@ -99,7 +99,8 @@ def test_the_gradient_of_a_weight_is_multiplied_as_ever():
     assert torch.equal(w.grad, Factors.of(x.detach(), dy).multiply())
     assert torch.equal(b.grad, dy.sum(0))
     frozen = w.detach()
-    assert product_linear(x, frozen, None, EightBit(fp8.FP8, draws.Draws(0))).grad_fn.saved_tensors[0] is None
+    y = product_linear(x, frozen, None, EightBit(fp8.FP8, draws.Draws(0)))
+    assert y.grad_fn.saved_tensors[0] is None
 
 
 def test_what_is_rounded_by_chance_is_a_function_of_seed_step_layer_and_how_often_it_was_asked():
